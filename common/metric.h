@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLIP_METRIC_H
+#define SLIP_METRIC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/err.h"
+
+/*
+ * Counters, gauges and histograms in shared memory: one file per process,
+ * run_dir/metrics/<process>, written by that process alone; anybody who may read the folder adds
+ * all of them up into Prometheus text. Files describe themselves (name, kind, help, buckets), so
+ * the reader needs no table. Counters of a dead process still count, its gauges do not (stale
+ * beat). A restarted process carries on in its predecessor's file where the table is the same.
+ *
+ * A table is an X-macro file:  METRIC(field, "name", KIND, "help", "label keys, comma separated or
+ * empty", BUCKETS_x)
+ */
+enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+#define METRIC_BUCKETS 20
+struct metric_desc {
+    const char *name, *help, *labels; /* labels: "workflow_id,tenant" or "" */
+    enum metric_kind kind;
+    const double *bounds; /* upper bounds, ascending, ended by 0; histograms only */
+};
+
+struct metric;        /* a process's own file */
+struct metric_series; /* one time series; owned by its metric file */
+
+extern const double METRIC_SECONDS[]; /* 0.001 .. 300 */
+extern const double METRIC_MICROS[];  /* 1e-5 .. 10, in seconds */
+extern const double METRIC_TOKENS[];
+
+/* series_max bounds everything: beyond it, metric_get answers a series that goes nowhere, and
+ * slipstream_metric_series_dropped counts. */
+enum err metric_open(const char *run_dir, const char *process, const struct metric_desc *desc,
+                     size_t desc_count, uint32_t series_max, struct metric **out);
+void metric_close(struct metric *m); /* the file stays */
+void metric_beat(struct metric *m);
+
+/* Never NULL. values: as many as the row has label keys. Finds or makes the series. */
+struct metric_series *metric_get(struct metric *m, unsigned row, const char *const *values);
+void metric_drop(struct metric *m,
+                 struct metric_series *s);          /* the series vanishes from the exposition */
+void metric_add(struct metric_series *s, double v); /* counters */
+void metric_set(struct metric_series *s, double v); /* gauges */
+void metric_observe(struct metric_series *s, double v); /* histograms */
+double metric_value(const struct metric_series *s); /* counters and gauges; a histogram's count */
+
+/* Adds up every file of run_dir/metrics. skip_label: series that carry this label key are left out
+ * (NULL: none). */
+enum err metric_expose(const char *run_dir, const char *skip_label, struct buf *out);
+
+#endif
