@@ -35,7 +35,7 @@ void fault_arm(const char *name, unsigned count)
             atomic_store(&armed[i], count);
             return;
         }
-    must(!"fault_arm: no such row in faults.def");
+    must(i < FAULT_COUNT); /* a name that faults.def lacks */
 }
 
 void fault_init(void)
