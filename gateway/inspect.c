@@ -1,0 +1,781 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/inspect.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/must.h"
+#include "gateway/json.h"
+
+/*
+ * A stack of open containers and the place between two words of the grammar; json.c reads the
+ * words. A container whose members mean something to us has a role, all others are only validated.
+ *
+ * Cutting a member: the comma before it goes with it, or, where only members that we may cut stand
+ * before it, all up to the next member. So any selection of cuts leaves valid JSON, though two of
+ * them may overlap.
+ */
+#define ELEMENTS_MAX 262144u /* far beyond what fits into DIGEST_MAX blocks */
+#define SKIPS_MAX 65536u
+#define KEEP_CAP 4096u /* larger arrays are given back when the next body begins */
+
+enum place {
+    AT_VALUE,
+    AT_FIRST_VALUE, /* or ] */
+    AT_KEY,
+    AT_FIRST_KEY, /* or } */
+    AT_COLON,
+    AT_AFTER, /* , or the end of the container */
+    AT_END,
+    IN_KEY,
+    IN_STRING,
+    IN_NUMBER
+};
+
+enum kind { KIND_OBJECT, KIND_ARRAY, KIND_STRING, KIND_NUMBER, KIND_TRUE, KIND_FALSE, KIND_NULL };
+
+enum role { ROLE_PLAIN, ROLE_ROOT, ROLE_METADATA, ROLE_STREAM_OPTIONS, ROLE_ELEMENTS, ROLE_TOKENS };
+
+enum cut { CUT_NONE, CUT_SKIP, CUT_METADATA, CUT_PRIORITY };
+
+/* The members we read, by role; KEY_OTHER is any other one. */
+enum key {
+    KEY_OTHER,
+    KEY_MODEL,
+    KEY_STREAM,
+    KEY_STREAM_OPTIONS,
+    KEY_METADATA,
+    KEY_MESSAGES,
+    KEY_PROMPT,
+    KEY_INPUT,
+    KEY_TOOLS,
+    KEY_SYSTEM,
+    KEY_INSTRUCTIONS,
+    KEY_MAX_TOKENS,
+    KEY_MAX_COMPLETION_TOKENS,
+    KEY_MAX_OUTPUT_TOKENS,
+    KEY_PRIORITY,
+    KEY_CACHE_SALT,
+    MD_WORKFLOW_ID,
+    MD_AGENT_ID,
+    MD_PARENT_REQUEST_ID,
+    MD_GROUP_ID,
+    MD_PROFILE,
+    MD_TOOL,
+    MD_STRATEGY,
+    MD_PRIORITY,
+    MD_GROUP_SIZE,
+    MD_FINAL,
+    SO_INCLUDE_USAGE,
+    KEY_COUNT
+};
+_Static_assert(KEY_COUNT <= 32, "seen is a mask of 32 bits");
+
+static const struct key_row {
+    const char *name;
+    enum role role;
+} keys[KEY_COUNT] = {
+    [KEY_OTHER] = {"", ROLE_PLAIN},
+    [KEY_MODEL] = {"model", ROLE_ROOT},
+    [KEY_STREAM] = {"stream", ROLE_ROOT},
+    [KEY_STREAM_OPTIONS] = {"stream_options", ROLE_ROOT},
+    [KEY_METADATA] = {"workflow_metadata", ROLE_ROOT},
+    [KEY_MESSAGES] = {"messages", ROLE_ROOT},
+    [KEY_PROMPT] = {"prompt", ROLE_ROOT},
+    [KEY_INPUT] = {"input", ROLE_ROOT},
+    [KEY_TOOLS] = {"tools", ROLE_ROOT},
+    [KEY_SYSTEM] = {"system", ROLE_ROOT},
+    [KEY_INSTRUCTIONS] = {"instructions", ROLE_ROOT},
+    [KEY_MAX_TOKENS] = {"max_tokens", ROLE_ROOT},
+    [KEY_MAX_COMPLETION_TOKENS] = {"max_completion_tokens", ROLE_ROOT},
+    [KEY_MAX_OUTPUT_TOKENS] = {"max_output_tokens", ROLE_ROOT},
+    [KEY_PRIORITY] = {"priority", ROLE_ROOT},
+    [KEY_CACHE_SALT] = {"cache_salt", ROLE_ROOT},
+    [MD_WORKFLOW_ID] = {"workflow_id", ROLE_METADATA},
+    [MD_AGENT_ID] = {"agent_id", ROLE_METADATA},
+    [MD_PARENT_REQUEST_ID] = {"parent_request_id", ROLE_METADATA},
+    [MD_GROUP_ID] = {"group_id", ROLE_METADATA},
+    [MD_PROFILE] = {"profile", ROLE_METADATA},
+    [MD_TOOL] = {"tool", ROLE_METADATA},
+    [MD_STRATEGY] = {"context_sharing_strategy", ROLE_METADATA},
+    [MD_PRIORITY] = {"priority", ROLE_METADATA},
+    [MD_GROUP_SIZE] = {"group_size", ROLE_METADATA},
+    [MD_FINAL] = {"final", ROLE_METADATA},
+    [SO_INCLUDE_USAGE] = {"include_usage", ROLE_STREAM_OPTIONS},
+};
+
+/* Where the prompt of each dialect is. */
+static const struct dialect {
+    enum key system, elements;
+    bool tools;
+} dialects[] = {
+    [INSPECT_CHAT] = {KEY_OTHER, KEY_MESSAGES, true},
+    [INSPECT_COMPLETION] = {KEY_OTHER, KEY_PROMPT, false},
+    [INSPECT_INPUT] = {KEY_INSTRUCTIONS, KEY_INPUT, true},
+    [INSPECT_ANTHROPIC] = {KEY_SYSTEM, KEY_MESSAGES, true},
+    [INSPECT_OTHER] = {KEY_OTHER, KEY_OTHER, false},
+};
+
+/* In the order of the wire's enums (scheduler.proto); a unit test compares them. */
+static const char *const strategies[] = {"auto", "strict", "spread", "isolated"};
+static const char *const priorities[] = {"default", "interactive", "batch"};
+
+struct frame {
+    uint8_t role, key, cut; /* key, cut: of the current member */
+    bool is_object, kept;   /* kept: a member that is never cut has gone before */
+    uint32_t begin;         /* of the container */
+    uint32_t key_at, member_end;
+    uint32_t comma_at; /* before the current member, 0 = it is the first */
+    uint32_t count;    /* members or elements that are complete */
+};
+
+struct inspect_state {
+    enum place place;
+    uint32_t depth, value_at, seen;
+    bool any_top;    /* the top level may be any value, nothing is recorded */
+    bool in_prompt;  /* inside a member that is digested */
+    bool escaped;    /* the current string has a backslash */
+    bool text;       /* an array of numbers: its text is one element */
+    bool last_empty; /* the container that ended last had nothing in it */
+    uint8_t number;
+    struct span text_span;
+    struct frame frames[INSPECT_DEPTH];
+};
+
+static bool fail(struct inspection *in, enum err e, uint32_t at)
+{
+    in->err = e;
+    in->err_at = at;
+    return false;
+}
+
+static bool fail_key(struct inspection *in, enum err e, uint32_t at, enum key k)
+{
+    static const char *const prefix[] = {
+        [ROLE_METADATA] = "workflow_metadata.", [ROLE_STREAM_OPTIONS] = "stream_options."};
+    size_t n = 0;
+
+    if (keys[k].role == ROLE_METADATA || keys[k].role == ROLE_STREAM_OPTIONS) {
+        n = strlen(prefix[keys[k].role]);
+        memcpy(in->err_param, prefix[keys[k].role], n);
+    }
+    must(n + strlen(keys[k].name) < sizeof(in->err_param));
+    memcpy(in->err_param + n, keys[k].name, strlen(keys[k].name) + 1);
+    return fail(in, e, at);
+}
+
+/* One more span behind an array that grows by doubling. false: max are there already. */
+static bool span_add(struct span **array, uint32_t *count, uint32_t *cap, uint32_t max,
+                     struct span s)
+{
+    if (*count == *cap) {
+        if (*cap >= max)
+            return false;
+        *cap = *cap != 0 ? *cap * 2 : 64;
+        *array = realloc(*array, *cap * sizeof(**array));
+        must(*array != NULL);
+    }
+    (*array)[(*count)++] = s;
+    return true;
+}
+
+static bool element_add(struct inspection *in, uint32_t at, uint32_t end)
+{
+    struct span s = {at, end - at};
+
+    if (at >= end)
+        return true;
+    if (!span_add(&in->elements, &in->element_count, &in->element_cap, ELEMENTS_MAX, s))
+        return fail(in, ERR_TOO_LARGE, at);
+    return true;
+}
+
+static bool skip_add(struct inspection *in, uint32_t at, uint32_t end)
+{
+    struct span *last;
+
+    while (in->skip_count > 0 && in->skips[in->skip_count - 1].at >= at)
+        in->skip_count--; /* those inside this one */
+    if (in->skip_count > 0) {
+        last = &in->skips[in->skip_count - 1];
+        if (last->at + last->len > at)
+            at = last->at + last->len; /* the comma went with the one before */
+    }
+    if (!span_add(&in->skips, &in->skip_count, &in->skip_cap, SKIPS_MAX,
+                  (struct span){at, end - at}))
+        return fail(in, ERR_TOO_LARGE, at);
+    return true;
+}
+
+static bool cut_finish(struct inspection *in, struct frame *f, uint32_t at, uint32_t end)
+{
+    enum cut cut = (enum cut)f->cut;
+
+    f->cut = CUT_NONE;
+    switch (cut) {
+    case CUT_SKIP:
+        return skip_add(in, at, end);
+    case CUT_METADATA:
+        in->metadata.cut = (struct span){at, end - at};
+        break;
+    case CUT_PRIORITY:
+        in->priority = (struct span){at, end - at};
+        break;
+    case CUT_NONE:
+        break;
+    }
+    return true;
+}
+
+/* ---- what values mean ---- */
+
+static bool id_take(struct inspection *in, struct inspect_id *id, uint32_t at, uint32_t end)
+{
+    char bytes[INSPECT_ID_MAX];
+    size_t n;
+
+    return json_unescape(in->body + at + 1, end - at - 2, bytes, sizeof(bytes), &n) &&
+           inspect_id_set(id, bytes, n);
+}
+
+static bool word_take(struct inspection *in, const char *const *words, size_t count, uint8_t *out,
+                      uint32_t at, uint32_t end)
+{
+    char bytes[16];
+    size_t n;
+
+    if (!json_unescape(in->body + at + 1, end - at - 2, bytes, sizeof(bytes), &n))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        if (strlen(words[i]) == n && memcmp(words[i], bytes, n) == 0) {
+            *out = (uint8_t)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool metadata_id(struct inspection *in, enum key k, enum kind kind, struct inspect_id *id,
+                        uint32_t at)
+{
+    if (kind != KIND_STRING)
+        return fail_key(in, ERR_TYPE, at, k);
+    return id_take(in, id, at, in->pos) || fail_key(in, ERR_ID, at, k);
+}
+
+static bool metadata_value(struct inspection *in, enum key k, enum kind kind, uint32_t at)
+{
+    struct inspect_metadata *md = &in->metadata;
+    int64_t n;
+
+    if (kind == KIND_NULL)
+        return true; /* as if it were absent */
+    if (k == MD_WORKFLOW_ID)
+        return metadata_id(in, k, kind, &md->workflow_id, at);
+    if (k == MD_AGENT_ID)
+        return metadata_id(in, k, kind, &md->agent_id, at);
+    if (k == MD_PARENT_REQUEST_ID)
+        return metadata_id(in, k, kind, &md->parent_request_id, at);
+    if (k == MD_GROUP_ID)
+        return metadata_id(in, k, kind, &md->group_id, at);
+    if (k == MD_PROFILE)
+        return metadata_id(in, k, kind, &md->profile, at);
+    if (k == MD_TOOL)
+        return metadata_id(in, k, kind, &md->tool, at);
+    if (k == MD_STRATEGY || k == MD_PRIORITY) {
+        bool is_strategy = k == MD_STRATEGY;
+
+        if (kind != KIND_STRING)
+            return fail_key(in, ERR_TYPE, at, k);
+        return word_take(in, is_strategy ? strategies : priorities, is_strategy ? 4 : 3,
+                         is_strategy ? &md->strategy : &md->priority, at, in->pos) ||
+               fail_key(in, ERR_VALUE, at, k);
+    }
+    if (k == MD_GROUP_SIZE) {
+        if (kind != KIND_NUMBER || !json_integer(in->body + at, in->pos - at, &n))
+            return fail_key(in, ERR_TYPE, at, k);
+        if (n < 1 || n > 100000)
+            return fail_key(in, ERR_VALUE, at, k);
+        md->group_size = (uint32_t)n;
+    } else if (k == MD_FINAL) {
+        if (kind != KIND_TRUE && kind != KIND_FALSE)
+            return fail_key(in, ERR_TYPE, at, k);
+        md->final = kind == KIND_TRUE;
+    }
+    return true;
+}
+
+static void max_tokens_take(struct inspection *in, enum key k, enum kind kind, uint32_t at)
+{
+    int64_t n;
+
+    /* max_completion_tokens replaces the older max_tokens, as in the engines. */
+    if (k == KEY_MAX_TOKENS && in->max_tokens != 0)
+        return;
+    if (kind == KIND_NUMBER && json_integer(in->body + at, in->pos - at, &n) && n > 0)
+        in->max_tokens = n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+static bool prompt_value(struct inspection *in, enum key k, enum kind kind, uint32_t at)
+{
+    const struct dialect *d = &dialects[in->shape];
+
+    if (kind == KIND_NULL)
+        return true;
+    if (k == KEY_TOOLS && d->tools)
+        in->tools = (struct span){at, in->pos - at};
+    if (k == d->system)
+        in->system = (struct span){at, in->pos - at};
+    if (k == d->elements && kind == KIND_STRING)
+        return element_add(in, at + 1, in->pos - 1);
+    return true;
+}
+
+static bool root_value(struct inspection *in, struct frame *f, enum kind kind, uint32_t at)
+{
+    struct span whole = {at, in->pos - at};
+    enum key k = (enum key)f->key;
+
+    if (k == KEY_MODEL) {
+        if (kind != KIND_STRING)
+            return fail_key(in, ERR_TYPE, at, k);
+        in->model_value = whole;
+        return whole.len == 2 || id_take(in, &in->model, at, in->pos) ||
+               fail_key(in, ERR_VALUE, at, k);
+    }
+    if (k == KEY_STREAM) {
+        if (kind != KIND_TRUE && kind != KIND_FALSE && kind != KIND_NULL)
+            return fail_key(in, ERR_TYPE, at, k);
+        in->stream = kind == KIND_NULL   ? INSPECT_ABSENT
+                     : kind == KIND_TRUE ? INSPECT_TRUE
+                                         : INSPECT_FALSE;
+    } else if (k == KEY_STREAM_OPTIONS) {
+        if (kind != KIND_OBJECT && kind != KIND_NULL)
+            return fail_key(in, ERR_TYPE, at, k);
+        in->stream_options = whole;
+        in->stream_options_null = kind == KIND_NULL;
+        in->stream_options_empty = kind == KIND_OBJECT && in->state->last_empty;
+    } else if (k == KEY_METADATA) {
+        if (kind != KIND_OBJECT && kind != KIND_NULL)
+            return fail_key(in, ERR_TYPE, at, k);
+        in->metadata.present = kind == KIND_OBJECT;
+        f->cut = CUT_METADATA;
+    } else if (k == KEY_PRIORITY) {
+        if (kind != KIND_NUMBER || !json_integer(in->body + at, whole.len, &in->priority_value))
+            in->priority_value = 0;
+        f->cut = CUT_PRIORITY;
+    } else if (k == KEY_CACHE_SALT) {
+        if (kind != KIND_STRING && kind != KIND_NULL)
+            return fail_key(in, ERR_TYPE, at, k);
+        return kind == KIND_NULL || whole.len == 2 || id_take(in, &in->cache_salt, at, in->pos) ||
+               fail_key(in, ERR_VALUE, at, k);
+    } else if (k >= KEY_MAX_TOKENS && k <= KEY_MAX_OUTPUT_TOKENS) {
+        max_tokens_take(in, k, kind, at);
+    } else if (k >= KEY_MESSAGES && k <= KEY_INSTRUCTIONS) {
+        return prompt_value(in, k, kind, at);
+    }
+    return true;
+}
+
+static bool include_usage_value(struct inspection *in, enum kind kind, uint32_t at)
+{
+    if (kind == KIND_NULL)
+        return true;
+    if (kind != KIND_TRUE && kind != KIND_FALSE)
+        return fail_key(in, ERR_TYPE, at, SO_INCLUDE_USAGE);
+    in->include_usage = kind == KIND_TRUE ? INSPECT_TRUE : INSPECT_FALSE;
+    return true;
+}
+
+/* An element of messages, input or prompt is complete. */
+static bool element_value(struct inspection *in, struct frame *f, enum kind kind, uint32_t at)
+{
+    struct inspect_state *st = in->state;
+
+    if (f->count == 0 && (kind == KIND_NUMBER || f->role == ROLE_TOKENS)) {
+        st->text = true;
+        st->text_span.at = at;
+    }
+    if (st->text) {
+        st->text_span.len = in->pos - st->text_span.at;
+        return true;
+    }
+    if (in->shape != INSPECT_COMPLETION)
+        return element_add(in, at, in->pos);
+    if (f->count > 0 || kind == KIND_ARRAY) /* of several prompts the first */
+        return true;
+    return kind == KIND_STRING ? element_add(in, at + 1, in->pos - 1)
+                               : element_add(in, at, in->pos);
+}
+
+/* ---- the grammar ---- */
+
+/* The value from st->value_at to in->pos is complete. */
+static bool value_end(struct inspection *in, enum kind kind)
+{
+    struct inspect_state *st = in->state;
+    struct frame *f;
+    bool ok = true;
+
+    if (st->depth == 0) {
+        st->place = AT_END;
+        return true;
+    }
+    st->place = AT_AFTER;
+    f = &st->frames[st->depth - 1];
+    f->member_end = in->pos;
+    switch ((enum role)f->role) {
+    case ROLE_PLAIN:
+        break;
+    case ROLE_ROOT:
+        st->in_prompt = false;
+        ok = root_value(in, f, kind, st->value_at);
+        break;
+    case ROLE_METADATA:
+        ok = f->key == KEY_OTHER || metadata_value(in, (enum key)f->key, kind, st->value_at);
+        break;
+    case ROLE_STREAM_OPTIONS:
+        ok = f->key == KEY_OTHER || include_usage_value(in, kind, st->value_at);
+        break;
+    case ROLE_ELEMENTS:
+    case ROLE_TOKENS:
+        ok = element_value(in, f, kind, st->value_at);
+        break;
+    }
+    f->count++;
+    return ok;
+}
+
+static enum role role_of(const struct inspection *in, bool is_object)
+{
+    const struct inspect_state *st = in->state;
+    const struct frame *up;
+
+    if (st->depth == 0)
+        return st->any_top ? ROLE_PLAIN : ROLE_ROOT;
+    up = &st->frames[st->depth - 1];
+    if (up->role == ROLE_ROOT) {
+        if (is_object)
+            return up->key == KEY_METADATA         ? ROLE_METADATA
+                   : up->key == KEY_STREAM_OPTIONS ? ROLE_STREAM_OPTIONS
+                                                   : ROLE_PLAIN;
+        return up->key != KEY_OTHER && up->key == dialects[in->shape].elements ? ROLE_ELEMENTS
+                                                                               : ROLE_PLAIN;
+    }
+    if (up->role == ROLE_ELEMENTS && in->shape == INSPECT_COMPLETION && !is_object &&
+        up->count == 0)
+        return ROLE_TOKENS;
+    return ROLE_PLAIN;
+}
+
+static bool container_begin(struct inspection *in, bool is_object)
+{
+    struct inspect_state *st = in->state;
+    enum role role = role_of(in, is_object);
+
+    if (st->depth == INSPECT_DEPTH)
+        return fail(in, ERR_DEPTH, in->pos);
+    st->frames[st->depth++] =
+        (struct frame){.role = (uint8_t)role, .is_object = is_object, .begin = in->pos};
+    in->pos++;
+    if (role == ROLE_ROOT)
+        in->object_open = in->pos;
+    st->place = is_object ? AT_FIRST_KEY : AT_FIRST_VALUE;
+    return true;
+}
+
+static bool container_end(struct inspection *in)
+{
+    struct inspect_state *st = in->state;
+    struct frame *f = &st->frames[st->depth - 1];
+
+    if (f->cut != CUT_NONE &&
+        !cut_finish(in, f, f->comma_at != 0 ? f->comma_at : f->key_at, f->member_end))
+        return false;
+    in->pos++;
+    if (f->role == ROLE_ROOT)
+        in->object_empty = f->count == 0;
+    if (f->role == ROLE_ELEMENTS && st->frames[0].key == KEY_MESSAGES)
+        in->messages = f->count;
+    if (f->role >= ROLE_ELEMENTS && st->text) {
+        st->text = false;
+        if (!element_add(in, st->text_span.at, st->text_span.at + st->text_span.len))
+            return false;
+    }
+    st->last_empty = f->count == 0;
+    st->value_at = f->begin;
+    st->depth--;
+    return value_end(in, f->is_object ? KIND_OBJECT : KIND_ARRAY);
+}
+
+/* Which of our keys is the one from f->key_at to in->pos? */
+static bool key_known(struct inspection *in, struct frame *f)
+{
+    static const char cache_control[] = "cache_control";
+    struct inspect_state *st = in->state;
+    const char *name = in->body + f->key_at + 1;
+    size_t len = in->pos - f->key_at - 2;
+    char plain[64];
+
+    f->key = KEY_OTHER;
+    if (f->role == ROLE_PLAIN && !st->in_prompt)
+        return true;
+    if (st->escaped) {
+        if (!json_unescape(name, len, plain, sizeof(plain), &len))
+            return true;
+        name = plain;
+    }
+    if (f->role == ROLE_PLAIN) {
+        if (len == sizeof(cache_control) - 1 && memcmp(name, cache_control, len) == 0)
+            f->cut = CUT_SKIP;
+        return true;
+    }
+    for (enum key k = KEY_OTHER + 1; k < KEY_COUNT; k++) {
+        if (keys[k].role != f->role || strlen(keys[k].name) != len ||
+            memcmp(keys[k].name, name, len) != 0)
+            continue;
+        if ((st->seen & 1u << k) != 0)
+            return fail_key(in, ERR_DUPLICATE_KEY, f->key_at, k);
+        st->seen |= 1u << k;
+        f->key = (uint8_t)k;
+        if (f->role == ROLE_ROOT) {
+            const struct dialect *d = &dialects[in->shape];
+            st->in_prompt = k == d->system || k == d->elements || (k == KEY_TOOLS && d->tools);
+        }
+        break;
+    }
+    return true;
+}
+
+static bool string_run(struct inspection *in, uint32_t stop)
+{
+    struct inspect_state *st = in->state;
+    const char *p = in->body + in->pos;
+    enum json_scan r = json_string(&p, in->body + stop, in->body + in->len, &st->escaped);
+
+    in->pos = (uint32_t)(p - in->body);
+    if (r == JSON_MORE)
+        return true;
+    if (r == JSON_BAD)
+        return fail(in, ERR_JSON, in->pos);
+    if (st->place == IN_STRING)
+        return value_end(in, KIND_STRING);
+    st->place = AT_COLON;
+    return key_known(in, &st->frames[st->depth - 1]);
+}
+
+static bool number_run(struct inspection *in, uint32_t stop)
+{
+    struct inspect_state *st = in->state;
+    const char *p = in->body + in->pos;
+    enum json_scan r = json_number(&p, in->body + stop, in->body + in->len, &st->number);
+
+    in->pos = (uint32_t)(p - in->body);
+    if (r == JSON_MORE)
+        return true;
+    return r == JSON_BAD ? fail(in, ERR_JSON, in->pos) : value_end(in, KIND_NUMBER);
+}
+
+static bool value_begin(struct inspection *in, uint32_t stop)
+{
+    struct inspect_state *st = in->state;
+    const char *p = in->body + in->pos;
+    size_t n;
+
+    st->value_at = in->pos;
+    if (*p == '"') {
+        in->pos++;
+        st->escaped = false;
+        st->place = IN_STRING;
+        return string_run(in, stop);
+    }
+    if (*p == '{' || *p == '[')
+        return container_begin(in, *p == '{');
+    if (*p == '-' || (*p >= '0' && *p <= '9')) {
+        st->number = 0;
+        st->place = IN_NUMBER;
+        return number_run(in, stop);
+    }
+    n = json_literal(p, in->body + in->len);
+    if (n == 0)
+        return fail(in, ERR_JSON, in->pos);
+    in->pos += (uint32_t)n;
+    return value_end(in, *p == 't' ? KIND_TRUE : *p == 'f' ? KIND_FALSE : KIND_NULL);
+}
+
+static bool key_begin(struct inspection *in, uint32_t stop)
+{
+    struct inspect_state *st = in->state;
+    struct frame *f = &st->frames[st->depth - 1];
+
+    if (in->body[in->pos] != '"')
+        return fail(in, ERR_JSON, in->pos);
+    if (f->cut != CUT_NONE && !cut_finish(in, f, f->key_at, in->pos))
+        return false;
+    f->key_at = in->pos++;
+    st->escaped = false;
+    st->place = IN_KEY;
+    return string_run(in, stop);
+}
+
+static bool comma(struct inspection *in)
+{
+    struct inspect_state *st = in->state;
+    struct frame *f = &st->frames[st->depth - 1];
+
+    if (f->is_object) {
+        /* With nothing before it that stays, the cut goes on to the next key. */
+        if (f->cut == CUT_NONE)
+            f->kept = true;
+        else if (f->kept && !cut_finish(in, f, f->comma_at, f->member_end))
+            return false;
+    }
+    f->comma_at = in->pos++;
+    st->place = f->is_object ? AT_KEY : AT_VALUE;
+    return true;
+}
+
+/* One word, or a piece of one. false: an error. */
+static bool word(struct inspection *in, uint32_t stop)
+{
+    struct inspect_state *st = in->state;
+    char c;
+
+    if (st->place == IN_STRING || st->place == IN_KEY)
+        return string_run(in, stop);
+    if (st->place == IN_NUMBER)
+        return number_run(in, stop);
+    while (json_is_space(in->body[in->pos])) {
+        if (++in->pos == stop)
+            return true;
+    }
+    c = in->body[in->pos];
+    switch (st->place) {
+    case AT_FIRST_KEY:
+        return c == '}' ? container_end(in) : key_begin(in, stop);
+    case AT_KEY:
+        return key_begin(in, stop);
+    case AT_COLON:
+        if (c != ':')
+            break;
+        in->pos++;
+        st->place = AT_VALUE;
+        return true;
+    case AT_FIRST_VALUE:
+        return c == ']' ? container_end(in) : value_begin(in, stop);
+    case AT_VALUE:
+        if (st->depth == 0 && !st->any_top && c != '{' && c != '\0' &&
+            strchr("[\"-0123456789tfn", c) != NULL)
+            return fail(in, ERR_TYPE, in->pos);
+        return value_begin(in, stop);
+    case AT_AFTER:
+        if (c == ',')
+            return comma(in);
+        if (c == (st->frames[st->depth - 1].is_object ? '}' : ']'))
+            return container_end(in);
+        break;
+    case AT_END:
+    case IN_KEY:
+    case IN_STRING:
+    case IN_NUMBER:
+        break;
+    }
+    return fail(in, ERR_JSON, in->pos);
+}
+
+bool inspect_run(struct inspection *in, size_t budget)
+{
+    uint32_t stop = in->len;
+
+    if (in->err != ERR_OK)
+        return true;
+    budget += budget == 0;
+    if (budget < in->len - in->pos)
+        stop = in->pos + (uint32_t)budget;
+    while (in->pos < stop) {
+        if (!word(in, stop))
+            return true;
+    }
+    if (in->pos < in->len)
+        return false;
+    if (in->state->place != AT_END)
+        fail(in, ERR_JSON, in->len);
+    return true;
+}
+
+static void span_array_trim(struct span **array, uint32_t *count, uint32_t *cap)
+{
+    *count = 0;
+    if (*cap > KEEP_CAP) {
+        free(*array);
+        *array = NULL;
+        *cap = 0;
+    }
+}
+
+void inspect_start(struct inspection *in, enum inspect_shape shape, const char *body, size_t len)
+{
+    struct inspection kept = *in;
+
+    span_array_trim(&kept.elements, &kept.element_count, &kept.element_cap);
+    span_array_trim(&kept.skips, &kept.skip_count, &kept.skip_cap);
+    if (kept.state == NULL) {
+        kept.state = malloc(sizeof(*kept.state));
+        must(kept.state != NULL);
+    }
+    memset(in, 0, sizeof(*in));
+    in->elements = kept.elements;
+    in->element_cap = kept.element_cap;
+    in->skips = kept.skips;
+    in->skip_cap = kept.skip_cap;
+    in->state = kept.state;
+    memset(in->state, 0, offsetof(struct inspect_state, frames));
+    in->shape = shape;
+    in->body = body;
+    in->len = (uint32_t)len;
+    if (len > UINT32_MAX - 64)
+        fail(in, ERR_TOO_LARGE, 0);
+}
+
+void inspect_fini(struct inspection *in)
+{
+    free(in->elements);
+    free(in->skips);
+    free(in->state);
+    memset(in, 0, sizeof(*in));
+}
+
+bool inspect_id_set(struct inspect_id *id, const char *s, size_t len)
+{
+    if (len == 0 || len > INSPECT_ID_MAX || !json_is_utf8(s, len))
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)s[i];
+
+        if (c < 0x20 || c == 0x7f)
+            return false;
+        if (c == 0xc2 && (unsigned char)s[i + 1] < 0xa0) /* U+0080 to U+009F */
+            return false;
+    }
+    memcpy(id->bytes, s, len);
+    id->bytes[len] = '\0';
+    id->len = (uint16_t)len;
+    return true;
+}
+
+enum err inspect_json(const char *text, size_t len, size_t *err_at)
+{
+    struct inspect_state state;
+    struct inspection in = {.state = &state, .body = text, .len = (uint32_t)len};
+
+    if (len > UINT32_MAX - 64) {
+        *err_at = 0;
+        return ERR_TOO_LARGE;
+    }
+    memset(&state, 0, offsetof(struct inspect_state, frames));
+    state.any_top = true;
+    inspect_run(&in, len);
+    if (in.err != ERR_OK)
+        *err_at = in.err_at;
+    return in.err;
+}

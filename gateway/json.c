@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/json.h"
+
+#include <string.h>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+/* One character that is not ASCII. NULL: not UTF-8 (overlong, surrogate, beyond U+10FFFF, cut). */
+static const char *utf8_char(const char *p, const char *end)
+{
+    const unsigned char *s = (const unsigned char *)p;
+    size_t left = (size_t)(end - p);
+
+    if (s[0] < 0xc2 || left < 2 || (s[1] & 0xc0) != 0x80)
+        return NULL;
+    if (s[0] < 0xe0)
+        return p + 2;
+    if (left < 3 || (s[2] & 0xc0) != 0x80)
+        return NULL;
+    if (s[0] < 0xf0)
+        return (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ? NULL : p + 3;
+    if (left < 4 || (s[3] & 0xc0) != 0x80 || s[0] > 0xf4)
+        return NULL;
+    return (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f) ? NULL : p + 4;
+}
+
+/* Characters until the next ASCII byte, or a little beyond stop. NULL: not UTF-8; *bad tells where.
+ */
+static const char *utf8_run(const char *p, const char *stop, const char *end, const char **bad)
+{
+    const char *next;
+
+    do {
+#ifdef __SSE2__
+        /* Five characters of three bytes at a time: the usual case of CJK text. */
+        const __m128i keep =
+            _mm_setr_epi8((char)0xf0, (char)0xc0, (char)0xc0, (char)0xf0, (char)0xc0, (char)0xc0,
+                          (char)0xf0, (char)0xc0, (char)0xc0, (char)0xf0, (char)0xc0, (char)0xc0,
+                          (char)0xf0, (char)0xc0, (char)0xc0, 0);
+        const __m128i want =
+            _mm_setr_epi8((char)0xe0, (char)0x80, (char)0x80, (char)0xe0, (char)0x80, (char)0x80,
+                          (char)0xe0, (char)0x80, (char)0x80, (char)0xe0, (char)0x80, (char)0x80,
+                          (char)0xe0, (char)0x80, (char)0x80, 0);
+
+        while (end - p >= 16 && p < stop) {
+            __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+            __m128i ok = _mm_cmpeq_epi8(_mm_and_si128(x, keep), want);
+            unsigned e0, ed, high;
+
+            if (_mm_movemask_epi8(ok) != 0xffff)
+                break;
+            /* E0 wants A0..BF behind it (no overlong ones), ED 80..9F (no surrogates): bit 5. */
+            e0 = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8((char)0xe0)));
+            ed = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8((char)0xed)));
+            high = (unsigned)_mm_movemask_epi8(_mm_slli_epi16(x, 2));
+            if ((((e0 & 0x7fffu) << 1 & ~high) | ((ed & 0x7fffu) << 1 & high)) != 0)
+                break;
+            p += 15;
+        }
+        if (p >= end || *(const signed char *)p >= 0)
+            return p;
+#endif
+        next = utf8_char(p, end);
+        if (next == NULL) {
+            *bad = p;
+            return NULL;
+        }
+        p = next;
+    } while (p < stop && *(const signed char *)p < 0);
+    return p;
+}
+
+static bool is_hex4(const char *p)
+{
+    for (int i = 0; i < 4; i++) {
+        char c = p[i];
+
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')))
+            return false;
+    }
+    return true;
+}
+
+static const bool is_escape[256] = {['"'] = true, ['\\'] = true, ['/'] = true, ['b'] = true,
+                                    ['f'] = true, ['n'] = true,  ['r'] = true, ['t'] = true};
+
+/* Behind the plain bytes of a string; with fewer than 16 left it may stop at a plain one. */
+static inline const char *plain_run(const char *p, const char *stop, const char *end)
+{
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\');
+    const __m128i space = _mm_set1_epi8(' ');
+
+    while (end - p >= 16 && p < stop) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+        /* Signed: below ' ' are the control characters and every byte of 0x80 and more. */
+        __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(x, quote), _mm_cmpeq_epi8(x, slash)),
+                                   _mm_cmplt_epi8(x, space));
+        unsigned mask = (unsigned)_mm_movemask_epi8(odd);
+
+        if (mask != 0)
+            return p + __builtin_ctz(mask);
+        p += 16;
+    }
+#endif
+    while (p < stop && *p != '"' && *p != '\\' && *(const signed char *)p >= ' ')
+        p++;
+    return p;
+}
+
+enum json_scan json_string(const char **at, const char *stop, const char *end, bool *escaped)
+{
+    const char *p = *at;
+    const char *bad = NULL;
+
+    for (;;) {
+        p = plain_run(p, stop, end);
+        if (p >= stop) {
+            *at = p;
+            return stop < end ? JSON_MORE : JSON_BAD;
+        }
+        if (*p == '\\') {
+            *escaped = true;
+            if (end - p < 2)
+                break;
+            if (is_escape[(unsigned char)p[1]]) {
+                p += 2;
+            } else if (p[1] == 'u' && end - p >= 6 && is_hex4(p + 2)) {
+                p += 6;
+            } else {
+                break;
+            }
+        } else if (*p == '"') {
+            *at = p + 1;
+            return JSON_DONE;
+        } else if (*(const signed char *)p < 0) {
+            p = utf8_run(p, stop, end, &bad);
+            if (p == NULL) {
+                p = bad;
+                break;
+            }
+        } else {
+            break; /* a control character */
+        }
+    }
+    *at = p;
+    return JSON_BAD;
+}
+
+/* A number as a machine: what has been read so far. */
+enum number_state { BEGIN, MINUS, ZERO, INTEGER, POINT, FRACTION, E, E_SIGN, EXPONENT, WRONG };
+
+static enum number_state number_next(enum number_state s, char c)
+{
+    bool digit = c >= '0' && c <= '9';
+
+    switch (s) {
+    case BEGIN:
+        if (c == '-')
+            return MINUS;
+        return digit ? (c == '0' ? ZERO : INTEGER) : WRONG;
+    case MINUS:
+        return digit ? (c == '0' ? ZERO : INTEGER) : WRONG;
+    case ZERO:
+    case INTEGER:
+        if (digit)
+            return s == INTEGER ? INTEGER : WRONG;
+        if (c == '.')
+            return POINT;
+        return c == 'e' || c == 'E' ? E : WRONG;
+    case POINT:
+        return digit ? FRACTION : WRONG;
+    case FRACTION:
+        if (digit)
+            return FRACTION;
+        return c == 'e' || c == 'E' ? E : WRONG;
+    case E:
+        if (c == '+' || c == '-')
+            return E_SIGN;
+        return digit ? EXPONENT : WRONG;
+    case E_SIGN:
+    case EXPONENT:
+        return digit ? EXPONENT : WRONG;
+    case WRONG:
+        break;
+    }
+    return WRONG;
+}
+
+enum json_scan json_number(const char **at, const char *stop, const char *end, uint8_t *state)
+{
+    enum number_state s = (enum number_state) * state, next;
+    const char *p = *at;
+
+    while (p < stop) {
+        next = number_next(s, *p);
+        if (next == WRONG)
+            break;
+        s = next;
+        p++;
+    }
+    *at = p;
+    *state = (uint8_t)s;
+    if (p == stop && stop < end)
+        return JSON_MORE;
+    return s == ZERO || s == INTEGER || s == FRACTION || s == EXPONENT ? JSON_DONE : JSON_BAD;
+}
+
+size_t json_literal(const char *p, const char *end)
+{
+    size_t left = (size_t)(end - p);
+
+    if (left >= 4 && (memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0))
+        return 4;
+    return left >= 5 && memcmp(p, "false", 5) == 0 ? 5 : 0;
+}
+
+static uint32_t hex4(const char *p)
+{
+    uint32_t v = 0;
+
+    for (int i = 0; i < 4; i++) {
+        char c = p[i];
+
+        v = v << 4 | (uint32_t)(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+    }
+    return v;
+}
+
+static size_t utf8_put(char out[4], uint32_t c)
+{
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        out[0] = (char)(0xc0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 0x3f));
+        return 2;
+    }
+    if (c < 0x10000) {
+        out[0] = (char)(0xe0 | c >> 12);
+        out[1] = (char)(0x80 | (c >> 6 & 0x3f));
+        out[2] = (char)(0x80 | (c & 0x3f));
+        return 3;
+    }
+    out[0] = (char)(0xf0 | c >> 18);
+    out[1] = (char)(0x80 | (c >> 12 & 0x3f));
+    out[2] = (char)(0x80 | (c >> 6 & 0x3f));
+    out[3] = (char)(0x80 | (c & 0x3f));
+    return 4;
+}
+
+/* The escape at *p (a backslash); moves *p behind it. false: half a surrogate pair. */
+static bool escape_take(const char **p, const char *end, uint32_t *c)
+{
+    static const char plain[] = "b\bf\fn\nr\rt\t";
+    const char *s = *p;
+    uint32_t low;
+
+    if (s[1] != 'u') {
+        const char *found = strchr(plain, s[1]);
+
+        *c = (unsigned char)(found != NULL ? found[1] : s[1]);
+        *p = s + 2;
+        return true;
+    }
+    *c = hex4(s + 2);
+    *p = s + 6;
+    if (*c < 0xd800 || *c > 0xdfff)
+        return true;
+    if (*c > 0xdbff || end - *p < 6 || (*p)[0] != '\\' || (*p)[1] != 'u')
+        return false;
+    low = hex4(*p + 2);
+    if (low < 0xdc00 || low > 0xdfff)
+        return false;
+    *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+    *p += 6;
+    return true;
+}
+
+bool json_unescape(const char *raw, size_t len, char *out, size_t cap, size_t *n)
+{
+    const char *p = raw, *end = raw + len;
+    char bytes[4];
+    size_t used = 0;
+
+    while (p < end) {
+        uint32_t c;
+        size_t k = 1;
+
+        if (*p != '\\') {
+            bytes[0] = *p++;
+        } else {
+            if (!escape_take(&p, end, &c))
+                return false;
+            k = utf8_put(bytes, c);
+        }
+        if (cap - used < k)
+            return false;
+        memcpy(out + used, bytes, k);
+        used += k;
+    }
+    *n = used;
+    return true;
+}
+
+bool json_integer(const char *s, size_t len, int64_t *value)
+{
+    bool negative = len > 0 && s[0] == '-';
+    uint64_t v = 0;
+
+    for (size_t i = negative; i < len; i++) {
+        if (s[i] < '0' || s[i] > '9')
+            return false;
+        if (v <= (uint64_t)INT64_MAX)
+            v = v > (uint64_t)INT64_MAX / 10 ? UINT64_MAX : v * 10 + (uint64_t)(s[i] - '0');
+    }
+    if (v > (uint64_t)INT64_MAX)
+        *value = negative ? INT64_MIN : INT64_MAX;
+    else
+        *value = negative ? -(int64_t)v : (int64_t)v;
+    return len > negative;
+}
+
+bool json_is_utf8(const char *s, size_t len)
+{
+    const char *end = s + len, *bad;
+
+    while (s < end) {
+        if (*(const signed char *)s >= 0) {
+            s++;
+            continue;
+        }
+        s = utf8_run(s, end, end, &bad);
+        if (s == NULL)
+            return false;
+    }
+    return true;
+}

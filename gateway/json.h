@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GW_JSON_H
+#define GW_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * The words of strict JSON (RFC 8259): strings with their UTF-8, numbers, literals. What the words
+ * mean in which order is inspect.c's business. Pure, allocates nothing.
+ *
+ * Scanners move *p. stop <= end: a scanner that reaches stop may pause there with JSON_MORE and is
+ * called again; it may look, and go, a few bytes further. end is the end of the text.
+ */
+enum json_scan {
+    JSON_DONE, /* *p is behind the word */
+    JSON_MORE, /* *p has reached stop */
+    JSON_BAD   /* *p is at the byte that is wrong, or at end: the text ends too early */
+};
+
+/* *p is behind the opening quote. *escaped becomes true if there is a backslash. Lone surrogate
+ * escapes are let through: the grammar has them. */
+enum json_scan json_string(const char **p, const char *stop, const char *end, bool *escaped);
+
+/* state is 0 at the first byte. DONE leaves *p at the first byte behind the number. */
+enum json_scan json_number(const char **p, const char *stop, const char *end, uint8_t *state);
+
+/* "true", "false" or "null" at p? Returns its length, 0 for anything else. */
+size_t json_literal(const char *p, const char *end);
+
+/* Undoes the escapes of a string that json_string() has accepted (without its quotes). false: more
+ * than cap bytes, or half a surrogate pair. out may have been written to then. */
+bool json_unescape(const char *raw, size_t len, char *out, size_t cap, size_t *n);
+
+/* A number text without fraction and exponent; too large ones become INT64_MIN / INT64_MAX. */
+bool json_integer(const char *s, size_t len, int64_t *value);
+
+bool json_is_utf8(const char *s, size_t len);
+
+static inline bool json_is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+#endif
