@@ -16,10 +16,29 @@
  * the reader needs no table. Counters of a dead process still count, its gauges do not (stale
  * beat). A restarted process carries on in its predecessor's file where the table is the same.
  *
- * A table is an X-macro file:  METRIC(field, "name", KIND, "help", "label keys, comma separated or
- * empty", BUCKETS_x)
+ * A table is an X-macro file, metrics.def of a process's folder:
+ *
+ *   METRIC(requests, "slipstream_requests_total", COUNTER, "Requests.", "method,code", NULL)
+ *   METRIC(latency, "slipstream_request_seconds", HISTOGRAM, "Time.", "", METRIC_SECONDS)
+ *
+ * which becomes an enumeration of rows (M_requests, M_latency) and the descriptions:
+ *
+ *   enum {
+ *   #define METRIC METRIC_ROW_ENUM
+ *   #include "gateway/metrics.def"
+ *   #undef METRIC
+ *   };
+ *   static const struct metric_desc descs[] = {
+ *   #define METRIC METRIC_ROW_DESC
+ *   #include "gateway/metrics.def"
+ *   #undef METRIC
+ *   };
  */
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+#define METRIC_ROW_ENUM(field, name, kind, help, labels, buckets) M_##field,
+#define METRIC_ROW_DESC(field, name, kind, help, labels, buckets) \
+    {name, help, labels, METRIC_##kind, buckets},
 
 #define METRIC_BUCKETS 20
 struct metric_desc {

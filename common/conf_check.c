@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/conf_table.h"
+
+/*
+ * What must agree between settings, and the texts that have a form: addresses, names.
+ */
+enum { COMMON, GATEWAY, SCHEDULER, MAILBOX, ENGINES, KEYS, PROFILES }; /* as in conf_sections */
+
+struct check {
+    const struct conf *conf;
+    const struct conf_finder *finder;
+};
+
+static void complain(const struct check *k, int section, size_t i, const char *name,
+                     const char *text)
+{
+    const struct conf_section *s = &conf_sections[section];
+
+    k->finder->complain(k->finder->ctx, k->finder->line_of(k->finder->ctx, s, i, name), s, i, name,
+                        text);
+}
+
+static bool port_is_valid(const char *s)
+{
+    size_t digits = strspn(s, "0123456789");
+
+    return digits > 0 && digits < 6 && s[digits] == '\0' && s[0] != '0' && atoi(s) <= 65535;
+}
+
+/* Splits "host:port" or "[ip6]:port" and checks the port; host gets no brackets. */
+static bool address_split(const char *s, char *host, size_t size, bool *is_ip6)
+{
+    const char *end, *start = s;
+
+    *is_ip6 = *s == '[';
+    if (*is_ip6) {
+        start = s + 1;
+        end = strchr(start, ']');
+        if (end == NULL || end[1] != ':' || !port_is_valid(end + 2))
+            return false;
+    } else {
+        end = strchr(start, ':');
+        if (end == NULL || !port_is_valid(end + 1))
+            return false;
+    }
+    if (end == start || (size_t)(end - start) >= size)
+        return false;
+    memcpy(host, start, (size_t)(end - start));
+    host[end - start] = '\0';
+    return true;
+}
+
+static bool host_is_name(const char *s)
+{
+    return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") ==
+           strlen(s);
+}
+
+static bool address_is_numeric(const char *s)
+{
+    char host[64];
+    struct in6_addr a;
+    bool ip6;
+
+    return address_split(s, host, sizeof(host), &ip6) &&
+           inet_pton(ip6 ? AF_INET6 : AF_INET, host, &a) == 1;
+}
+
+static bool address_is_any(const char *s)
+{
+    char host[120];
+    struct in6_addr a;
+    bool ip6;
+
+    if (!address_split(s, host, sizeof(host), &ip6))
+        return false;
+    return ip6 ? inet_pton(AF_INET6, host, &a) == 1 : host_is_name(host);
+}
+
+static bool name_is_plain(const char *s)
+{
+    return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+           strlen(s);
+}
+
+static void check_listen(const struct check *k, const char *name, const struct conf_list *list)
+{
+    size_t i, j;
+
+    for (i = 0; i < list->count; i++) {
+        if (!address_is_numeric(list->items[i]))
+            complain(k, GATEWAY, 0, name, "must be ip:port or [ip6]:port");
+        for (j = 0; j < i; j++)
+            if (strcmp(list->items[i], list->items[j]) == 0)
+                complain(k, GATEWAY, 0, name, "has an address twice");
+    }
+}
+
+static void check_url(const struct check *k, const char *name, const char *url)
+{
+    const struct conf_common *c = &k->conf->common;
+    bool tls = strncmp(url, "tls+tcp://", 10) == 0, tcp = strncmp(url, "tcp://", 6) == 0;
+
+    if (*url == '\0')
+        return;
+    if (strncmp(url, "ipc:///", 7) == 0) {
+        if (strlen(url) > 100)
+            complain(k, COMMON, 0, name, "is too long for a socket's path");
+        return;
+    }
+    if ((!tls && !tcp) || !address_is_any(url + (tls ? 10 : 6))) {
+        complain(k, COMMON, 0, name, "must be ipc:///path, tls+tcp://host:port or tcp://host:port");
+        return;
+    }
+    if (tcp && !c->insecure)
+        complain(k, COMMON, 0, name, "plain tcp:// needs insecure: true");
+    if (tls && c->rpc_tls_cert_file[0] == '\0' && c->rpc_tls_ca_file[0] == '\0')
+        complain(k, COMMON, 0, name,
+                 "tls+tcp:// needs rpc_tls_cert_file and rpc_tls_key_file, or rpc_tls_ca_file");
+}
+
+static void check_pair(const struct check *k, int section, const char *cert_name, const char *cert,
+                       const char *key_name, const char *key)
+{
+    char text[120];
+
+    if ((*cert == '\0') == (*key == '\0'))
+        return;
+    snprintf(text, sizeof(text), "needs %s, too", *cert == '\0' ? cert_name : key_name);
+    complain(k, section, 0, *cert == '\0' ? key_name : cert_name, text);
+}
+
+static void check_sizes(const struct check *k)
+{
+    const struct conf_mailbox *m = &k->conf->mailbox;
+    const struct conf_gateway *g = &k->conf->gateway;
+
+    if (m->max_payload_bytes > m->box_bytes)
+        complain(k, MAILBOX, 0, "max_payload_bytes", "is more than box_bytes");
+    if (m->box_bytes > m->total_bytes)
+        complain(k, MAILBOX, 0, "box_bytes", "is more than total_bytes");
+    if (g->body_budget_bytes != 0 && g->body_budget_bytes < g->max_body_bytes)
+        complain(k, GATEWAY, 0, "body_budget_bytes", "is less than max_body_bytes");
+}
+
+static void check_engines(const struct check *k)
+{
+    size_t i, j;
+
+    for (i = 0; i < k->conf->engine_count; i++) {
+        const struct conf_engine *e = &k->conf->engines[i];
+
+        if (!name_is_plain(e->id))
+            complain(k, ENGINES, i, "id", "takes letters, digits, '.', '_' and '-' only");
+        if (*e->id == '\0' || *e->url == '\0')
+            continue; /* has been told: they are required */
+        if (strncmp(e->url, "http://", 7) != 0 || !address_is_any(e->url + 7))
+            complain(k, ENGINES, i, "url", "must be http://host:port");
+        for (j = 0; j < e->models.count; j++)
+            if (strlen(e->models.items[j]) > 95)
+                complain(k, ENGINES, i, "models", "has a name of more than 95 bytes");
+        for (j = 0; j < i; j++)
+            if (strcmp(e->id, k->conf->engines[j].id) == 0)
+                complain(k, ENGINES, i, "id", "is the id of another engine, too");
+    }
+}
+
+static void check_names(const struct check *k)
+{
+    size_t i, j;
+
+    for (i = 0; i < k->conf->key_count; i++)
+        for (j = 0; j < i; j++)
+            if (*k->conf->keys[i].file != '\0' &&
+                strcmp(k->conf->keys[i].file, k->conf->keys[j].file) == 0)
+                complain(k, KEYS, i, "file", "is the file of another key, too");
+    for (i = 0; i < k->conf->profile_count; i++)
+        for (j = 0; j < i; j++)
+            if (*k->conf->profiles[i].name != '\0' &&
+                strcmp(k->conf->profiles[i].name, k->conf->profiles[j].name) == 0)
+                complain(k, PROFILES, i, "name", "is the name of another profile, too");
+}
+
+void conf_check(const struct conf *c, const struct conf_finder *f)
+{
+    struct check k = {c, f};
+
+    if (c->common.run_dir[0] != '/')
+        complain(&k, COMMON, 0, "run_dir", "must be an absolute path");
+    check_url(&k, "scheduler_url", c->common.scheduler_url);
+    check_url(&k, "mailbox_url", c->common.mailbox_url);
+    check_pair(&k, COMMON, "rpc_tls_cert_file", c->common.rpc_tls_cert_file, "rpc_tls_key_file",
+               c->common.rpc_tls_key_file);
+    check_listen(&k, "listen", &c->gateway.listen);
+    check_listen(&k, "admin_listen", &c->gateway.admin_listen);
+    check_pair(&k, GATEWAY, "tls_cert_file", c->gateway.tls_cert_file, "tls_key_file",
+               c->gateway.tls_key_file);
+    check_sizes(&k);
+    check_engines(&k);
+    check_names(&k);
+}
