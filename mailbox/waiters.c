@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/must.h"
+#include "mailbox/box.h"
+
+/*
+ * Readers parked at a box that had nothing for them. Each has a deadline; whoever came first is
+ * served first. A parked reader has seen every message that was there, so after a send only the
+ * new ones are offered, and after a delivery came back all of them.
+ */
+
+static uint64_t waiter_key(uint64_t peer, uint64_t poll)
+{
+    return (poll ^ peer << 40) * UINT64_C(0x9e3779b97f4a7c15) ^ peer;
+}
+
+struct waiter *waiter_find(const struct mbox_core *c, uint64_t peer, uint64_t poll)
+{
+    struct hash_node *n = hash_find(&c->waiters, waiter_key(peer, poll));
+
+    for (; n != NULL; n = hash_find_next(n)) {
+        struct waiter *w = container_of(n, struct waiter, hash);
+
+        if (w->peer == peer && w->poll == poll)
+            return w;
+    }
+    return NULL;
+}
+
+void waiter_end(struct mbox_core *c, struct waiter *w)
+{
+    struct box *b = w->box;
+
+    hash_remove(&c->waiters, &w->hash);
+    list_remove(&w->in_box);
+    list_remove(&w->in_all);
+    timer_stop(&c->timers, &w->deadline);
+    b->waiting--;
+    free(w);
+    box_rest(b);
+}
+
+static struct mbox_action *poll_end(struct mbox_core *c, const struct waiter *w)
+{
+    struct mbox_action *a = action_new(c, MBOX_POLL_END);
+
+    a->peer = w->peer;
+    a->poll = w->poll;
+    a->settle = w->settle;
+    a->waited_ns = c->now_ns - w->since_ns;
+    return a;
+}
+
+void waiter_end_empty(struct mbox_core *c, struct waiter *w)
+{
+    struct mbox_action *a = poll_end(c, w);
+
+    a->more = w->box->depth;
+    waiter_end(c, w);
+}
+
+static void on_deadline(struct timer *t)
+{
+    struct waiter *w = container_of(t, struct waiter, deadline);
+
+    waiter_end_empty(w->box->core, w);
+}
+
+static struct waiter *waiter_new(const char *const *types, size_t count)
+{
+    size_t text = 0, i;
+    struct waiter *w;
+    char *at;
+
+    for (i = 0; i < count; i++)
+        text += strlen(types[i]) + 1;
+    w = calloc(1, sizeof(*w) + count * sizeof(w->types[0]) + text);
+    must(w != NULL);
+    w->types = (const char **)(void *)(w + 1);
+    w->type_count = count;
+    at = (char *)(w->types + count);
+    for (i = 0; i < count; i++) {
+        size_t len = strlen(types[i]) + 1;
+
+        w->types[i] = memcpy(at, types[i], len);
+        at += len;
+    }
+    return w;
+}
+
+enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *before)
+{
+    struct mbox_core *c = b->core;
+    uint64_t wait_ns = (uint64_t)e->receive.wait_ms * 1000000u;
+    struct waiter *w;
+
+    if (before == NULL && (c->waiters.count >= c->limits.max_waiting))
+        return ERR_BUSY;
+    if (b->waiting >= MBOX_BOX_WAITING && (before == NULL || before->box != b))
+        return ERR_TOO_MANY;
+    w = waiter_new(e->receive.types, e->receive.type_count);
+    w->box = b;
+    w->peer = e->peer;
+    w->poll = e->receive.poll;
+    w->max = e->receive.max;
+    w->settle = e->receive.settle;
+    w->since_ns = before != NULL ? before->since_ns : c->now_ns;
+    list_insert(before != NULL && before->box == b ? &before->in_box : &b->waiters, &w->in_box);
+    list_push(&c->all_waiters, &w->in_all);
+    b->waiting++;
+    if (before != NULL)
+        waiter_end(c, before);
+    hash_add(&c->waiters, &w->hash, waiter_key(w->peer, w->poll));
+    w->deadline.fire = on_deadline;
+    if (wait_ns > c->limits.max_wait_ns)
+        wait_ns = c->limits.max_wait_ns;
+    timer_start(&c->timers, &w->deadline, c->now_ns + wait_ns);
+    box_rest(b);
+    return ERR_OK;
+}
+
+void waiters_serve(struct box *b, uint64_t from)
+{
+    struct mbox_core *c = b->core;
+
+    list_for_safe(n, &b->waiters)
+    {
+        struct waiter *w = container_of(n, struct waiter, in_box);
+        struct want want = {w->max, w->types, w->type_count};
+        uint32_t first = (uint32_t)c->out->view_len;
+        struct mbox_action *a;
+        struct delivery *d;
+
+        if (b->depth == 0)
+            break;
+        d = box_take(b, &want, from, w->peer);
+        if (d == NULL)
+            continue;
+        a = poll_end(c, w);
+        a->delivery = delivery_id(d);
+        a->first = first;
+        a->count = d->count;
+        a->more = b->depth;
+        waiter_end(c, w);
+    }
+    b->served_seq = b->next_seq;
+}
+
+void waiters_end_all(struct box *b)
+{
+    struct list *n;
+
+    while ((n = list_first(&b->waiters)) != NULL)
+        waiter_end_empty(b->core, container_of(n, struct waiter, in_box));
+}

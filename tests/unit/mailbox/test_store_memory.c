@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/fault.h"
+#include "mailbox/store.h"
+
+static void check_round_trip(struct mbox_store *s, const char *bytes, size_t len, uint64_t id)
+{
+    struct buf b = {0};
+
+    assert_int_equal(s->ops->get(s, id, &b), ERR_OK);
+    assert_int_equal(b.len, len);
+    assert_memory_equal(b.base, bytes, len);
+    buf_fini(&b);
+}
+
+static void payloads_come_back_byte_for_byte(void **state)
+{
+    static char bytes[3][9000];
+    struct mbox_store *s = store_memory_open(4096);
+    uint64_t ids[3], random = 1;
+    size_t stored[3], i;
+
+    (void)state;
+    memset(bytes[0], 'x', 9000); /* shrinks */
+    for (i = 0; i < 9000; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        bytes[1][i] = (char)(random >> 56); /* does not */
+        bytes[2][i] = 'y';
+    }
+    assert_int_equal(s->ops->put(s, bytes[0], 9000, &ids[0], &stored[0]), ERR_OK);
+    assert_int_equal(s->ops->put(s, bytes[1], 9000, &ids[1], &stored[1]), ERR_OK);
+    assert_int_equal(s->ops->put(s, bytes[2], 4095, &ids[2], &stored[2]), ERR_OK);
+    assert_true(stored[0] < 200);
+    assert_int_equal(stored[1], 9000);
+    assert_int_equal(stored[2], 4095); /* below the threshold */
+    assert_int_equal(s->ops->bytes(s), stored[0] + stored[1] + stored[2]);
+    check_round_trip(s, bytes[0], 9000, ids[0]);
+    check_round_trip(s, bytes[1], 9000, ids[1]);
+    check_round_trip(s, bytes[2], 4095, ids[2]);
+    s->ops->close(s);
+}
+
+static void a_dropped_id_finds_nothing_even_when_its_slot_is_used_again(void **state)
+{
+    struct mbox_store *s = store_memory_open(4096);
+    struct buf b = {0};
+    uint64_t first, second;
+    size_t stored;
+
+    (void)state;
+    assert_int_equal(s->ops->put(s, "one", 3, &first, &stored), ERR_OK);
+    s->ops->drop(s, first);
+    s->ops->drop(s, first);
+    s->ops->drop(s, 12345);
+    s->ops->drop(s, 0);
+    assert_int_equal(s->ops->put(s, "two", 3, &second, &stored), ERR_OK);
+    assert_int_not_equal(first, second);
+    assert_int_equal(s->ops->get(s, first, &b), ERR_NOT_FOUND);
+    assert_int_equal(b.len, 0);
+    check_round_trip(s, "two", 3, second);
+    assert_int_equal(s->ops->bytes(s), 3);
+    s->ops->close(s);
+}
+
+static void a_payload_beyond_the_ceiling_is_refused(void **state)
+{
+    struct mbox_store *s = store_memory_open(64);
+    char *big = calloc(1, MBOX_PAYLOAD_MAX + 1);
+    uint64_t id;
+    size_t stored;
+
+    (void)state;
+    assert_int_equal(s->ops->put(s, big, MBOX_PAYLOAD_MAX + 1, &id, &stored), ERR_TOO_LARGE);
+    assert_int_equal(s->ops->put(s, big, MBOX_PAYLOAD_MAX, &id, &stored), ERR_OK);
+    check_round_trip(s, big, MBOX_PAYLOAD_MAX, id);
+    free(big);
+    s->ops->close(s);
+}
+
+static void a_full_store_says_so_and_keeps_nothing(void **state)
+{
+#ifdef SLIP_FAULTS
+    struct mbox_store *s = store_memory_open(64);
+    uint64_t id;
+    size_t stored;
+
+    (void)state;
+    fault_arm("store_full", 1);
+    assert_int_equal(s->ops->put(s, "x", 1, &id, &stored), ERR_BUSY);
+    assert_int_equal(s->ops->bytes(s), 0);
+    assert_int_equal(s->ops->put(s, "x", 1, &id, &stored), ERR_OK);
+    s->ops->close(s);
+#else
+    (void)state;
+    skip();
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(payloads_come_back_byte_for_byte),
+        cmocka_unit_test(a_dropped_id_finds_nothing_even_when_its_slot_is_used_again),
+        cmocka_unit_test(a_payload_beyond_the_ceiling_is_refused),
+        cmocka_unit_test(a_full_store_says_so_and_keeps_nothing),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
