@@ -26,41 +26,73 @@ static const char *utf8_char(const char *p, const char *end)
     return (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f) ? NULL : p + 4;
 }
 
-/* Characters until the next ASCII byte, or a little beyond stop. NULL: not UTF-8; *bad tells where.
+#ifdef __SSE2__
+static inline unsigned bits_equal(__m128i x, char mask, char value)
+{
+    x = _mm_and_si128(x, _mm_set1_epi8(mask));
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8(value)));
+}
+
+/*
+ * Goes over plain bytes and characters of two and three bytes, 16 bytes at a time, one bit a byte.
+ * What a block's last character still wants is carried to the next, so that no block waits for the
+ * one before. Returns where a closer look is needed, always the begin of a character: something
+ * else comes, or only plain bytes, or the end or stop is near.
  */
+static const char *utf8_blocks(const char *start, const char *stop, const char *end)
+{
+    unsigned carry = 0, carry_e0 = 0, carry_ed = 0, bad = 0;
+    const char *p = start;
+
+    while (end - p >= 16 && p < stop) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+        unsigned high = (unsigned)_mm_movemask_epi8(x);
+        unsigned bit5 = (unsigned)_mm_movemask_epi8(_mm_slli_epi16(x, 2));
+        unsigned lead2 = bits_equal(x, (char)0xe0, (char)0xc0);
+        unsigned lead3 = bits_equal(x, (char)0xf0, (char)0xe0);
+        unsigned e0 = bits_equal(x, (char)0xff, (char)0xe0) << 1 | carry_e0;
+        unsigned ed = bits_equal(x, (char)0xff, (char)0xed) << 1 | carry_ed;
+        unsigned follow = (lead2 | lead3) << 1 | lead3 << 2 | carry;
+
+        if ((high | carry) == 0)
+            return p;
+        bad = bits_equal(x, (char)0xe0, 0) | bits_equal(x, (char)0xff, '"') |
+              bits_equal(x, (char)0xff, '\\') | bits_equal(x, (char)0xfe, (char)0xc0);
+        /* Characters of four bytes are for the closer look. E0 wants A0..BF behind it (nothing
+         * overlong), ED 80..9F (no surrogates): that is bit 5. */
+        bad |= bits_equal(x, (char)0xf0, (char)0xf0);
+        bad |= ((high & ~lead2 & ~lead3) ^ follow) | (e0 & ~bit5) | (ed & bit5);
+        bad &= 0xffff;
+        if (bad != 0)
+            break;
+        carry = follow >> 16;
+        carry_e0 = e0 >> 16;
+        carry_ed = ed >> 16;
+        p += 16;
+    }
+    if (bad != 0)
+        p += __builtin_ctz(bad);
+    /* The last character may be cut. */
+    if (p > start && *(const signed char *)(p - 1) < 0) {
+        do
+            p--;
+        while (p > start && ((unsigned char)*p & 0xc0) == 0x80);
+    }
+    return p;
+}
+#endif
+
+/* Plain bytes and characters until something else comes, or a little beyond stop. NULL: not UTF-8;
+ * *bad tells where. */
 static const char *utf8_run(const char *p, const char *stop, const char *end, const char **bad)
 {
     const char *next;
 
-    do {
+    while (p < stop && *(const signed char *)p < 0) {
 #ifdef __SSE2__
-        /* Five characters of three bytes at a time: the usual case of CJK text. */
-        const __m128i keep =
-            _mm_setr_epi8((char)0xf0, (char)0xc0, (char)0xc0, (char)0xf0, (char)0xc0, (char)0xc0,
-                          (char)0xf0, (char)0xc0, (char)0xc0, (char)0xf0, (char)0xc0, (char)0xc0,
-                          (char)0xf0, (char)0xc0, (char)0xc0, 0);
-        const __m128i want =
-            _mm_setr_epi8((char)0xe0, (char)0x80, (char)0x80, (char)0xe0, (char)0x80, (char)0x80,
-                          (char)0xe0, (char)0x80, (char)0x80, (char)0xe0, (char)0x80, (char)0x80,
-                          (char)0xe0, (char)0x80, (char)0x80, 0);
-
-        while (end - p >= 16 && p < stop) {
-            __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-            __m128i ok = _mm_cmpeq_epi8(_mm_and_si128(x, keep), want);
-            unsigned e0, ed, high;
-
-            if (_mm_movemask_epi8(ok) != 0xffff)
-                break;
-            /* E0 wants A0..BF behind it (no overlong ones), ED 80..9F (no surrogates): bit 5. */
-            e0 = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8((char)0xe0)));
-            ed = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8((char)0xed)));
-            high = (unsigned)_mm_movemask_epi8(_mm_slli_epi16(x, 2));
-            if ((((e0 & 0x7fffu) << 1 & ~high) | ((ed & 0x7fffu) << 1 & high)) != 0)
-                break;
-            p += 15;
-        }
+        p = utf8_blocks(p, stop, end);
         if (p >= end || *(const signed char *)p >= 0)
-            return p;
+            break;
 #endif
         next = utf8_char(p, end);
         if (next == NULL) {
@@ -68,7 +100,7 @@ static const char *utf8_run(const char *p, const char *stop, const char *end, co
             return NULL;
         }
         p = next;
-    } while (p < stop && *(const signed char *)p < 0);
+    }
     return p;
 }
 
