@@ -6,6 +6,7 @@
 
 #include "common/must.h"
 #include "gateway/json.h"
+#include "gateway/members.h"
 
 /*
  * A stack of open containers and the place between two words of the grammar; json.c reads the
@@ -17,6 +18,7 @@
  */
 #define ELEMENTS_MAX 262144u /* far beyond what fits into DIGEST_MAX blocks */
 #define SKIPS_MAX 65536u
+_Static_assert(MEMBER_COUNT <= 32, "seen is a mask of 32 bits");
 #define KEEP_CAP 4096u /* larger arrays are given back when the next body begins */
 
 enum place {
@@ -32,93 +34,28 @@ enum place {
     IN_NUMBER
 };
 
-enum kind { KIND_OBJECT, KIND_ARRAY, KIND_STRING, KIND_NUMBER, KIND_TRUE, KIND_FALSE, KIND_NULL };
-
-enum role { ROLE_PLAIN, ROLE_ROOT, ROLE_METADATA, ROLE_STREAM_OPTIONS, ROLE_ELEMENTS, ROLE_TOKENS };
+enum role {
+    ROLE_PLAIN = OWNER_NONE,
+    ROLE_ROOT = OWNER_ROOT,
+    ROLE_METADATA = OWNER_METADATA,
+    ROLE_STREAM_OPTIONS = OWNER_STREAM_OPTIONS,
+    ROLE_ELEMENTS, /* an array that holds the prompt */
+    ROLE_TOKENS    /* the first of several token id prompts */
+};
 
 enum cut { CUT_NONE, CUT_SKIP, CUT_METADATA, CUT_PRIORITY };
 
-/* The members we read, by role; KEY_OTHER is any other one. */
-enum key {
-    KEY_OTHER,
-    KEY_MODEL,
-    KEY_STREAM,
-    KEY_STREAM_OPTIONS,
-    KEY_METADATA,
-    KEY_MESSAGES,
-    KEY_PROMPT,
-    KEY_INPUT,
-    KEY_TOOLS,
-    KEY_SYSTEM,
-    KEY_INSTRUCTIONS,
-    KEY_MAX_TOKENS,
-    KEY_MAX_COMPLETION_TOKENS,
-    KEY_MAX_OUTPUT_TOKENS,
-    KEY_PRIORITY,
-    KEY_CACHE_SALT,
-    MD_WORKFLOW_ID,
-    MD_AGENT_ID,
-    MD_PARENT_REQUEST_ID,
-    MD_GROUP_ID,
-    MD_PROFILE,
-    MD_TOOL,
-    MD_STRATEGY,
-    MD_PRIORITY,
-    MD_GROUP_SIZE,
-    MD_FINAL,
-    SO_INCLUDE_USAGE,
-    KEY_COUNT
-};
-_Static_assert(KEY_COUNT <= 32, "seen is a mask of 32 bits");
-
-static const struct key_row {
-    const char *name;
-    enum role role;
-} keys[KEY_COUNT] = {
-    [KEY_OTHER] = {"", ROLE_PLAIN},
-    [KEY_MODEL] = {"model", ROLE_ROOT},
-    [KEY_STREAM] = {"stream", ROLE_ROOT},
-    [KEY_STREAM_OPTIONS] = {"stream_options", ROLE_ROOT},
-    [KEY_METADATA] = {"workflow_metadata", ROLE_ROOT},
-    [KEY_MESSAGES] = {"messages", ROLE_ROOT},
-    [KEY_PROMPT] = {"prompt", ROLE_ROOT},
-    [KEY_INPUT] = {"input", ROLE_ROOT},
-    [KEY_TOOLS] = {"tools", ROLE_ROOT},
-    [KEY_SYSTEM] = {"system", ROLE_ROOT},
-    [KEY_INSTRUCTIONS] = {"instructions", ROLE_ROOT},
-    [KEY_MAX_TOKENS] = {"max_tokens", ROLE_ROOT},
-    [KEY_MAX_COMPLETION_TOKENS] = {"max_completion_tokens", ROLE_ROOT},
-    [KEY_MAX_OUTPUT_TOKENS] = {"max_output_tokens", ROLE_ROOT},
-    [KEY_PRIORITY] = {"priority", ROLE_ROOT},
-    [KEY_CACHE_SALT] = {"cache_salt", ROLE_ROOT},
-    [MD_WORKFLOW_ID] = {"workflow_id", ROLE_METADATA},
-    [MD_AGENT_ID] = {"agent_id", ROLE_METADATA},
-    [MD_PARENT_REQUEST_ID] = {"parent_request_id", ROLE_METADATA},
-    [MD_GROUP_ID] = {"group_id", ROLE_METADATA},
-    [MD_PROFILE] = {"profile", ROLE_METADATA},
-    [MD_TOOL] = {"tool", ROLE_METADATA},
-    [MD_STRATEGY] = {"context_sharing_strategy", ROLE_METADATA},
-    [MD_PRIORITY] = {"priority", ROLE_METADATA},
-    [MD_GROUP_SIZE] = {"group_size", ROLE_METADATA},
-    [MD_FINAL] = {"final", ROLE_METADATA},
-    [SO_INCLUDE_USAGE] = {"include_usage", ROLE_STREAM_OPTIONS},
-};
-
 /* Where the prompt of each dialect is. */
 static const struct dialect {
-    enum key system, elements;
+    enum member system, elements;
     bool tools;
 } dialects[] = {
-    [INSPECT_CHAT] = {KEY_OTHER, KEY_MESSAGES, true},
-    [INSPECT_COMPLETION] = {KEY_OTHER, KEY_PROMPT, false},
-    [INSPECT_INPUT] = {KEY_INSTRUCTIONS, KEY_INPUT, true},
-    [INSPECT_ANTHROPIC] = {KEY_SYSTEM, KEY_MESSAGES, true},
-    [INSPECT_OTHER] = {KEY_OTHER, KEY_OTHER, false},
+    [INSPECT_CHAT] = {MEMBER_OTHER, MEMBER_MESSAGES, true},
+    [INSPECT_COMPLETION] = {MEMBER_OTHER, MEMBER_PROMPT, false},
+    [INSPECT_INPUT] = {MEMBER_INSTRUCTIONS, MEMBER_INPUT, true},
+    [INSPECT_ANTHROPIC] = {MEMBER_SYSTEM, MEMBER_MESSAGES, true},
+    [INSPECT_OTHER] = {MEMBER_OTHER, MEMBER_OTHER, false},
 };
-
-/* In the order of the wire's enums (scheduler.proto); a unit test compares them. */
-static const char *const strategies[] = {"auto", "strict", "spread", "isolated"};
-static const char *const priorities[] = {"default", "interactive", "batch"};
 
 struct frame {
     uint8_t role, key, cut; /* key, cut: of the current member */
@@ -147,21 +84,6 @@ static bool fail(struct inspection *in, enum err e, uint32_t at)
     in->err = e;
     in->err_at = at;
     return false;
-}
-
-static bool fail_key(struct inspection *in, enum err e, uint32_t at, enum key k)
-{
-    static const char *const prefix[] = {
-        [ROLE_METADATA] = "workflow_metadata.", [ROLE_STREAM_OPTIONS] = "stream_options."};
-    size_t n = 0;
-
-    if (keys[k].role == ROLE_METADATA || keys[k].role == ROLE_STREAM_OPTIONS) {
-        n = strlen(prefix[keys[k].role]);
-        memcpy(in->err_param, prefix[keys[k].role], n);
-    }
-    must(n + strlen(keys[k].name) < sizeof(in->err_param));
-    memcpy(in->err_param + n, keys[k].name, strlen(keys[k].name) + 1);
-    return fail(in, e, at);
 }
 
 /* One more span behind an array that grows by doubling. false: max are there already. */
@@ -227,168 +149,47 @@ static bool cut_finish(struct inspection *in, struct frame *f, uint32_t at, uint
     return true;
 }
 
-/* ---- what values mean ---- */
+/* ---- what values mean, where it depends on their place ---- */
 
-static bool id_take(struct inspection *in, struct inspect_id *id, uint32_t at, uint32_t end)
-{
-    char bytes[INSPECT_ID_MAX];
-    size_t n;
-
-    return json_unescape(in->body + at + 1, end - at - 2, bytes, sizeof(bytes), &n) &&
-           inspect_id_set(id, bytes, n);
-}
-
-static bool word_take(struct inspection *in, const char *const *words, size_t count, uint8_t *out,
-                      uint32_t at, uint32_t end)
-{
-    char bytes[16];
-    size_t n;
-
-    if (!json_unescape(in->body + at + 1, end - at - 2, bytes, sizeof(bytes), &n))
-        return false;
-    for (size_t i = 0; i < count; i++) {
-        if (strlen(words[i]) == n && memcmp(words[i], bytes, n) == 0) {
-            *out = (uint8_t)i;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool metadata_id(struct inspection *in, enum key k, enum kind kind, struct inspect_id *id,
-                        uint32_t at)
-{
-    if (kind != KIND_STRING)
-        return fail_key(in, ERR_TYPE, at, k);
-    return id_take(in, id, at, in->pos) || fail_key(in, ERR_ID, at, k);
-}
-
-static bool metadata_value(struct inspection *in, enum key k, enum kind kind, uint32_t at)
-{
-    struct inspect_metadata *md = &in->metadata;
-    int64_t n;
-
-    if (kind == KIND_NULL)
-        return true; /* as if it were absent */
-    if (k == MD_WORKFLOW_ID)
-        return metadata_id(in, k, kind, &md->workflow_id, at);
-    if (k == MD_AGENT_ID)
-        return metadata_id(in, k, kind, &md->agent_id, at);
-    if (k == MD_PARENT_REQUEST_ID)
-        return metadata_id(in, k, kind, &md->parent_request_id, at);
-    if (k == MD_GROUP_ID)
-        return metadata_id(in, k, kind, &md->group_id, at);
-    if (k == MD_PROFILE)
-        return metadata_id(in, k, kind, &md->profile, at);
-    if (k == MD_TOOL)
-        return metadata_id(in, k, kind, &md->tool, at);
-    if (k == MD_STRATEGY || k == MD_PRIORITY) {
-        bool is_strategy = k == MD_STRATEGY;
-
-        if (kind != KIND_STRING)
-            return fail_key(in, ERR_TYPE, at, k);
-        return word_take(in, is_strategy ? strategies : priorities, is_strategy ? 4 : 3,
-                         is_strategy ? &md->strategy : &md->priority, at, in->pos) ||
-               fail_key(in, ERR_VALUE, at, k);
-    }
-    if (k == MD_GROUP_SIZE) {
-        if (kind != KIND_NUMBER || !json_integer(in->body + at, in->pos - at, &n))
-            return fail_key(in, ERR_TYPE, at, k);
-        if (n < 1 || n > 100000)
-            return fail_key(in, ERR_VALUE, at, k);
-        md->group_size = (uint32_t)n;
-    } else if (k == MD_FINAL) {
-        if (kind != KIND_TRUE && kind != KIND_FALSE)
-            return fail_key(in, ERR_TYPE, at, k);
-        md->final = kind == KIND_TRUE;
-    }
-    return true;
-}
-
-static void max_tokens_take(struct inspection *in, enum key k, enum kind kind, uint32_t at)
-{
-    int64_t n;
-
-    /* max_completion_tokens replaces the older max_tokens, as in the engines. */
-    if (k == KEY_MAX_TOKENS && in->max_tokens != 0)
-        return;
-    if (kind == KIND_NUMBER && json_integer(in->body + at, in->pos - at, &n) && n > 0)
-        in->max_tokens = n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
-}
-
-static bool prompt_value(struct inspection *in, enum key k, enum kind kind, uint32_t at)
+static bool prompt_value(struct inspection *in, enum member m, enum member_kind kind, uint32_t at)
 {
     const struct dialect *d = &dialects[in->shape];
 
-    if (kind == KIND_NULL)
+    if (m == MEMBER_OTHER || kind == KIND_NIL)
         return true;
-    if (k == KEY_TOOLS && d->tools)
+    if (m == MEMBER_TOOLS && d->tools)
         in->tools = (struct span){at, in->pos - at};
-    if (k == d->system)
+    if (m == d->system)
         in->system = (struct span){at, in->pos - at};
-    if (k == d->elements && kind == KIND_STRING)
+    if (m == d->elements && kind == KIND_STRING)
         return element_add(in, at + 1, in->pos - 1);
     return true;
 }
 
-static bool root_value(struct inspection *in, struct frame *f, enum kind kind, uint32_t at)
+static bool root_value(struct inspection *in, struct frame *f, enum member_kind kind, uint32_t at)
 {
-    struct span whole = {at, in->pos - at};
-    enum key k = (enum key)f->key;
+    enum member m = (enum member)f->key;
 
-    if (k == KEY_MODEL) {
-        if (kind != KIND_STRING)
-            return fail_key(in, ERR_TYPE, at, k);
-        in->model_value = whole;
-        return whole.len == 2 || id_take(in, &in->model, at, in->pos) ||
-               fail_key(in, ERR_VALUE, at, k);
-    }
-    if (k == KEY_STREAM) {
-        if (kind != KIND_TRUE && kind != KIND_FALSE && kind != KIND_NULL)
-            return fail_key(in, ERR_TYPE, at, k);
-        in->stream = kind == KIND_NULL   ? INSPECT_ABSENT
-                     : kind == KIND_TRUE ? INSPECT_TRUE
-                                         : INSPECT_FALSE;
-    } else if (k == KEY_STREAM_OPTIONS) {
-        if (kind != KIND_OBJECT && kind != KIND_NULL)
-            return fail_key(in, ERR_TYPE, at, k);
-        in->stream_options = whole;
-        in->stream_options_null = kind == KIND_NULL;
+    if (!member_take(in, m, kind, at, in->pos))
+        return false;
+    if (m == MEMBER_STREAM_OPTIONS) {
+        in->stream_options = (struct span){at, in->pos - at};
+        in->stream_options_null = kind == KIND_NIL;
         in->stream_options_empty = kind == KIND_OBJECT && in->state->last_empty;
-    } else if (k == KEY_METADATA) {
-        if (kind != KIND_OBJECT && kind != KIND_NULL)
-            return fail_key(in, ERR_TYPE, at, k);
+    } else if (m == MEMBER_METADATA) {
         in->metadata.present = kind == KIND_OBJECT;
         f->cut = CUT_METADATA;
-    } else if (k == KEY_PRIORITY) {
-        if (kind != KIND_NUMBER || !json_integer(in->body + at, whole.len, &in->priority_value))
-            in->priority_value = 0;
+    } else if (m == MEMBER_PRIORITY) {
         f->cut = CUT_PRIORITY;
-    } else if (k == KEY_CACHE_SALT) {
-        if (kind != KIND_STRING && kind != KIND_NULL)
-            return fail_key(in, ERR_TYPE, at, k);
-        return kind == KIND_NULL || whole.len == 2 || id_take(in, &in->cache_salt, at, in->pos) ||
-               fail_key(in, ERR_VALUE, at, k);
-    } else if (k >= KEY_MAX_TOKENS && k <= KEY_MAX_OUTPUT_TOKENS) {
-        max_tokens_take(in, k, kind, at);
-    } else if (k >= KEY_MESSAGES && k <= KEY_INSTRUCTIONS) {
-        return prompt_value(in, k, kind, at);
+    } else {
+        return prompt_value(in, m, kind, at);
     }
-    return true;
-}
-
-static bool include_usage_value(struct inspection *in, enum kind kind, uint32_t at)
-{
-    if (kind == KIND_NULL)
-        return true;
-    if (kind != KIND_TRUE && kind != KIND_FALSE)
-        return fail_key(in, ERR_TYPE, at, SO_INCLUDE_USAGE);
-    in->include_usage = kind == KIND_TRUE ? INSPECT_TRUE : INSPECT_FALSE;
     return true;
 }
 
 /* An element of messages, input or prompt is complete. */
-static bool element_value(struct inspection *in, struct frame *f, enum kind kind, uint32_t at)
+static bool element_value(struct inspection *in, struct frame *f, enum member_kind kind,
+                          uint32_t at)
 {
     struct inspect_state *st = in->state;
 
@@ -411,7 +212,7 @@ static bool element_value(struct inspection *in, struct frame *f, enum kind kind
 /* ---- the grammar ---- */
 
 /* The value from st->value_at to in->pos is complete. */
-static bool value_end(struct inspection *in, enum kind kind)
+static bool value_end(struct inspection *in, enum member_kind kind)
 {
     struct inspect_state *st = in->state;
     struct frame *f;
@@ -432,10 +233,8 @@ static bool value_end(struct inspection *in, enum kind kind)
         ok = root_value(in, f, kind, st->value_at);
         break;
     case ROLE_METADATA:
-        ok = f->key == KEY_OTHER || metadata_value(in, (enum key)f->key, kind, st->value_at);
-        break;
     case ROLE_STREAM_OPTIONS:
-        ok = f->key == KEY_OTHER || include_usage_value(in, kind, st->value_at);
+        ok = member_take(in, (enum member)f->key, kind, st->value_at, in->pos);
         break;
     case ROLE_ELEMENTS:
     case ROLE_TOKENS:
@@ -456,11 +255,11 @@ static enum role role_of(const struct inspection *in, bool is_object)
     up = &st->frames[st->depth - 1];
     if (up->role == ROLE_ROOT) {
         if (is_object)
-            return up->key == KEY_METADATA         ? ROLE_METADATA
-                   : up->key == KEY_STREAM_OPTIONS ? ROLE_STREAM_OPTIONS
-                                                   : ROLE_PLAIN;
-        return up->key != KEY_OTHER && up->key == dialects[in->shape].elements ? ROLE_ELEMENTS
-                                                                               : ROLE_PLAIN;
+            return up->key == MEMBER_METADATA         ? ROLE_METADATA
+                   : up->key == MEMBER_STREAM_OPTIONS ? ROLE_STREAM_OPTIONS
+                                                      : ROLE_PLAIN;
+        return up->key != MEMBER_OTHER && up->key == dialects[in->shape].elements ? ROLE_ELEMENTS
+                                                                                  : ROLE_PLAIN;
     }
     if (up->role == ROLE_ELEMENTS && in->shape == INSPECT_COMPLETION && !is_object &&
         up->count == 0)
@@ -495,7 +294,7 @@ static bool container_end(struct inspection *in)
     in->pos++;
     if (f->role == ROLE_ROOT)
         in->object_empty = f->count == 0;
-    if (f->role == ROLE_ELEMENTS && st->frames[0].key == KEY_MESSAGES)
+    if (f->role == ROLE_ELEMENTS && st->frames[0].key == MEMBER_MESSAGES)
         in->messages = f->count;
     if (f->role >= ROLE_ELEMENTS && st->text) {
         st->text = false;
@@ -513,11 +312,13 @@ static bool key_known(struct inspection *in, struct frame *f)
 {
     static const char cache_control[] = "cache_control";
     struct inspect_state *st = in->state;
+    const struct dialect *d = &dialects[in->shape];
     const char *name = in->body + f->key_at + 1;
     size_t len = in->pos - f->key_at - 2;
     char plain[64];
+    enum member m;
 
-    f->key = KEY_OTHER;
+    f->key = MEMBER_OTHER;
     if (f->role == ROLE_PLAIN && !st->in_prompt)
         return true;
     if (st->escaped) {
@@ -530,20 +331,15 @@ static bool key_known(struct inspection *in, struct frame *f)
             f->cut = CUT_SKIP;
         return true;
     }
-    for (enum key k = KEY_OTHER + 1; k < KEY_COUNT; k++) {
-        if (keys[k].role != f->role || strlen(keys[k].name) != len ||
-            memcmp(keys[k].name, name, len) != 0)
-            continue;
-        if ((st->seen & 1u << k) != 0)
-            return fail_key(in, ERR_DUPLICATE_KEY, f->key_at, k);
-        st->seen |= 1u << k;
-        f->key = (uint8_t)k;
-        if (f->role == ROLE_ROOT) {
-            const struct dialect *d = &dialects[in->shape];
-            st->in_prompt = k == d->system || k == d->elements || (k == KEY_TOOLS && d->tools);
-        }
-        break;
-    }
+    m = member_find((enum member_owner)f->role, name, len);
+    if (m == MEMBER_OTHER)
+        return true;
+    if ((st->seen & 1u << m) != 0)
+        return member_fail(in, m, ERR_DUPLICATE_KEY, f->key_at);
+    st->seen |= 1u << m;
+    f->key = (uint8_t)m;
+    if (f->role == ROLE_ROOT)
+        st->in_prompt = m == d->system || m == d->elements || (m == MEMBER_TOOLS && d->tools);
     return true;
 }
 
@@ -600,7 +396,7 @@ static bool value_begin(struct inspection *in, uint32_t stop)
     if (n == 0)
         return fail(in, ERR_JSON, in->pos);
     in->pos += (uint32_t)n;
-    return value_end(in, *p == 't' ? KIND_TRUE : *p == 'f' ? KIND_FALSE : KIND_NULL);
+    return value_end(in, *p == 't' ? KIND_TRUE : *p == 'f' ? KIND_FALSE : KIND_NIL);
 }
 
 static bool key_begin(struct inspection *in, uint32_t stop)

@@ -42,13 +42,14 @@ enum inspect_tristate { INSPECT_ABSENT, INSPECT_FALSE, INSPECT_TRUE };
 /* The seed's workflow_metadata object, validated: wrong types, oversize ids and unknown enum words
  * are errors naming the member. */
 struct inspect_metadata {
-    bool present;
-    struct span cut; /* what to cut from the body, with the comma that goes with it */
+    bool present;    /* false for null, which is cut all the same */
+    struct span cut; /* what to cut from the body, with the comma that goes with it; len 0 = none */
     struct inspect_id workflow_id, agent_id, parent_request_id, group_id, profile, tool;
     uint8_t strategy; /* proto enum Strategy: auto strict spread isolated */
     uint8_t priority; /* proto enum Priority: default interactive batch */
     uint32_t group_size;
     bool final;
+    bool has_strategy, has_priority, has_final; /* named at all: a default given wins, too */
 };
 
 struct inspection {
