@@ -8,7 +8,9 @@ bool splice_add(struct splice_list *l, uint32_t at, uint32_t cut, const char *in
 
     if (l->count == SPLICE_MAX)
         return false;
-    while (i > 0 && l->rows[i - 1].at > at)
+    /* What is only put in comes before a cut at the same place. */
+    while (i > 0 && (l->rows[i - 1].at > at ||
+                     (l->rows[i - 1].at == at && cut == 0 && l->rows[i - 1].cut > 0)))
         i--;
     if (i > 0 && l->rows[i - 1].at + l->rows[i - 1].cut > at)
         return false;
