@@ -35,6 +35,7 @@ struct reader {
     unsigned error_count;
     struct conf *conf;
     unsigned section_line[CONF_SECTIONS];
+    bool full_told[CONF_SECTIONS];
     /* Where settings were given, CONF_ROWS_MAX numbers for each struct of a section. */
     unsigned *lines[CONF_SECTIONS];
 };
@@ -407,9 +408,10 @@ static void item_read(struct reader *r, size_t section)
     }
     s.index = conf_section_count(r->conf, s.section);
     if (s.index >= s.section->count_max) {
-        if (s.index == s.section->count_max)
+        if (!r->full_told[section])
             complain(r, line_of_event(r), "%s: takes at most %zu items", s.section->name,
                      s.section->count_max);
+        r->full_told[section] = true;
         skip_node(r);
         return;
     }
