@@ -14,8 +14,6 @@ struct pool_slot {
 
 void pool_init(struct pool *p, size_t object_bytes, uint32_t capacity)
 {
-    uint32_t i;
-
     *p = (struct pool){.object_bytes = (object_bytes + 15) & ~(size_t)15, .capacity = capacity};
     p->slots = calloc(capacity, sizeof(*p->slots));
     must(p->slots != NULL);
@@ -23,10 +21,6 @@ void pool_init(struct pool *p, size_t object_bytes, uint32_t capacity)
     p->memory = calloc(capacity, p->object_bytes); /* untouched pages cost nothing */
     must(p->memory != NULL);
 #endif
-    for (i = 0; i < capacity; i++)
-        p->slots[i] =
-            (struct pool_slot){.generation = 1, .next_free = i + 1 < capacity ? i + 2 : 0};
-    p->free_head = capacity > 0 ? 1 : 0;
 }
 
 void pool_fini(struct pool *p)
@@ -34,7 +28,7 @@ void pool_fini(struct pool *p)
     uint32_t i;
 
     if (p->memory == NULL && p->slots != NULL)
-        for (i = 0; i < p->capacity; i++)
+        for (i = 0; i < p->fresh; i++)
             free(p->slots[i].object);
     free(p->memory);
     free(p->slots);
@@ -46,11 +40,17 @@ void *pool_take(struct pool *p, uint64_t *handle)
     struct pool_slot *s;
     uint32_t slot;
 
-    if (p->free_head == 0)
+    if (p->free_head != 0) {
+        slot = p->free_head - 1;
+        s = &p->slots[slot];
+        p->free_head = s->next_free;
+    } else if (p->fresh < p->capacity) {
+        slot = p->fresh++;
+        s = &p->slots[slot];
+        s->generation = 1;
+    } else {
         return NULL;
-    slot = p->free_head - 1;
-    s = &p->slots[slot];
-    p->free_head = s->next_free;
+    }
     if (p->memory != NULL) {
         s->object = p->memory + (size_t)slot * p->object_bytes;
         memset(s->object, 0, p->object_bytes);
@@ -68,7 +68,7 @@ static struct pool_slot *slot_find(const struct pool *p, uint64_t handle)
     uint32_t slot = (uint32_t)handle;
     struct pool_slot *s;
 
-    if (slot == 0 || slot > p->capacity)
+    if (slot == 0 || slot > p->fresh)
         return NULL;
     s = &p->slots[slot - 1];
     return s->object != NULL && s->generation == handle >> 32 ? s : NULL;
@@ -99,7 +99,7 @@ void *pool_find(const struct pool *p, uint64_t handle)
 
 void *pool_next(const struct pool *p, uint32_t *cursor, uint64_t *handle)
 {
-    for (; *cursor < p->capacity; (*cursor)++) {
+    for (; *cursor < p->fresh; (*cursor)++) {
         struct pool_slot *s = &p->slots[*cursor];
 
         if (s->object != NULL) {

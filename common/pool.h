@@ -16,6 +16,7 @@
 struct pool {
     size_t object_bytes;
     uint32_t capacity, used, free_head;
+    uint32_t fresh; /* slots from here on were never used: their pages are not touched yet */
     struct pool_slot *slots;
     char *memory;
 };

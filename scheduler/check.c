@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/must.h"
+#include "scheduler/state.h"
+
+static void check_engines(const struct core *c)
+{
+    for (uint32_t i = 0; i < ENGINES_MAX; i++) {
+        const struct engine *e = &c->fleet.engines[i];
+        uint32_t running = 0;
+
+        must(set_has(&c->fleet.used, i) == e->used);
+        must(e->used || !set_has(&c->fleet.alive, i));
+        list_for(pos, &e->leases)
+        {
+            must(container_of(pos, struct lease, of_engine)->engine == e);
+            running++;
+        }
+        must(e->running == running);
+    }
+}
+
+static uint32_t check_agents(const struct core *c, const struct workflow *w)
+{
+    uint64_t tokens = w->restored_tokens;
+    uint32_t agents = 0, inflight = 0;
+
+    list_for(pos, &w->agents)
+    {
+        const struct agent *a = container_of(pos, const struct agent, node);
+
+        must(a->workflow == w->self);
+        tokens += agent_context(a);
+        inflight += a->inflight;
+        agents++;
+    }
+    must(agents == w->agent_count && agents <= c->conf.max_agents);
+    must(inflight == w->inflight);
+    must(tokens == w->home_tokens);
+    return agents;
+}
+
+static void check_workflows(const struct core *c)
+{
+    uint64_t home_tokens[ENGINES_MAX] = {0}, seq = 0, last = 0;
+    uint32_t homed[ENGINES_MAX] = {0}, workflows = 0, idle = 0, agents = 0, on_idle = 0;
+
+    list_for(pos, &c->by_age)
+    {
+        const struct workflow *w = container_of(pos, const struct workflow, by_age);
+        uint32_t leases = 0, counted = 0;
+
+        must(w->seq > seq);
+        seq = w->seq;
+        workflows++;
+        idle += w->inflight == 0;
+        must((w->inflight == 0) == !list_is_empty(&w->idle));
+        list_for(at, &w->leases)
+        {
+            const struct lease *l = container_of(at, const struct lease, of_workflow);
+
+            must(l->workflow == w && l->agent->workflow == w->self);
+            counted += l->counts;
+            leases++;
+        }
+        must(leases == w->inflight && counted == w->counted_inflight);
+        agents += check_agents(c, w);
+        if (w->home != ENGINE_NONE && core_engine(c, w->home) != NULL &&
+            c->fleet.engines[w->home].generation == w->home_generation) {
+            homed[w->home]++;
+            home_tokens[w->home] += w->home_tokens;
+        }
+    }
+    list_for(pos, &c->idle)
+    {
+        const struct workflow *w = container_of(pos, const struct workflow, idle);
+
+        must(w->last_ns >= last);
+        last = w->last_ns;
+        on_idle++;
+    }
+    must(workflows == c->stats.workflows && workflows == c->workflows.used);
+    must(idle == on_idle && agents == c->stats.agents && agents == c->agents.used);
+    for (uint32_t i = 0; i < ENGINES_MAX; i++)
+        if (c->fleet.engines[i].used) {
+            must(c->fleet.engines[i].homed_workflows == homed[i]);
+            must(c->fleet.engines[i].home_tokens == home_tokens[i]);
+        }
+}
+
+void core_check(const struct core *c)
+{
+    uint32_t leases = 0, workers = 0;
+
+    check_engines(c);
+    check_workflows(c);
+    for (uint32_t i = 0; i < c->conf.max_workers; i++) {
+        workers += c->workers[i].known;
+        must(c->workers[i].known || list_is_empty(&c->workers[i].leases));
+        list_for(pos, &c->workers[i].leases)
+        {
+            const struct lease *l = container_of(pos, const struct lease, of_worker);
+
+            must(l->worker == i && timer_is_running(&l->deadline));
+            leases++;
+        }
+    }
+    must(workers == c->stats.workers);
+    must(leases == c->stats.leases && leases == c->leases.used && leases == c->timers.len);
+    must(c->lease_index.used == leases && c->agent_index.used == c->agents.used &&
+         c->workflow_index.used == c->workflows.used);
+}
+
+size_t core_workflow_bytes(unsigned agents)
+{
+    /* An index entry takes 8 bytes in a table at least a quarter full, a pool slot 16. */
+    return (sizeof(struct workflow) + 4 * 8 + 16) + agents * (sizeof(struct agent) + 4 * 8 + 16);
+}

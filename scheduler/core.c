@@ -1,0 +1,607 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scheduler/core.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/must.h"
+#include "scheduler/state.h"
+
+/* ---- words ---- */
+
+const char *reason_word(enum reason r)
+{
+    static const char *const words[] = {
+#define REASON(name, word, help) word,
+#include "scheduler/reasons.def"
+#undef REASON
+    };
+
+    return (unsigned)r < REASON_COUNT ? words[r] : "";
+}
+
+const char *cause_word(enum cause c)
+{
+    static const char *const words[] = {
+#define CAUSE(name, word, help) word,
+#include "scheduler/causes.def"
+#undef CAUSE
+    };
+
+    return (unsigned)c < CAUSE_COUNT ? words[c] : "";
+}
+
+/* ---- actions ---- */
+
+void actions_fini(struct actions *a)
+{
+    free(a->items);
+    *a = (struct actions){0};
+}
+
+struct action *action_add(struct core *c, enum action_type type)
+{
+    struct actions *a = c->out;
+    struct action *act;
+
+    if (a->count == a->cap) {
+        a->cap = a->cap > 0 ? a->cap * 2 : 64;
+        a->items = realloc(a->items, a->cap * sizeof(*a->items));
+        must(a->items != NULL);
+    }
+    act = &a->items[a->count++];
+    memset(act, 0, sizeof(*act)); /* padding too: two runs are compared byte by byte */
+    act->type = type;
+    act->engine = ENGINE_NONE;
+    return act;
+}
+
+void action_engine(struct core *c, const struct engine *e)
+{
+    struct action *act = action_add(c, ACT_PUBLISH_ENGINE);
+
+    act->engine = e->index;
+    act->engine_generation = e->generation;
+}
+
+void action_home(struct core *c, const struct workflow *w)
+{
+    action_add(c, ACT_PUBLISH_HOME)->workflow = w->self;
+}
+
+static void action_no(struct core *c, const struct query *q, enum err err)
+{
+    struct action *act = action_add(c, ACT_NO);
+
+    act->worker = q->worker;
+    act->handle = q->handle;
+    act->err = err;
+    act->retry_ns = err_retry_ms(err) > 0 ? (uint64_t)err_retry_ms(err) * NS_PER_MS : 0;
+    c->stats.refused[err]++;
+}
+
+static void action_revoke(struct core *c, const struct lease *l, enum err err)
+{
+    struct action *act = action_add(c, ACT_REVOKE);
+
+    act->worker = l->worker;
+    act->handle = l->handle;
+    act->err = err;
+}
+
+/* vLLM's order, lower first: arrival, less a bounded bonus for old workflows. Nobody is overtaken
+ * by anyone who came more than a minute later. */
+static int64_t priority_of(const struct core *c, const struct lease *l)
+{
+    uint64_t age = l->workflow != NULL ? c->now - l->workflow->created_ns : 0;
+    uint64_t bonus = age / 10 < 60 * NS_PER_S ? age / 10 : 60 * NS_PER_S;
+
+    return l->engine->priority
+               ? (int64_t)(c->now - (bonus < c->now ? bonus : c->now)) / (int64_t)NS_PER_MS
+               : 0;
+}
+
+static void action_go(struct core *c, const struct query *q, const struct lease *l,
+                      const struct policy *policy)
+{
+    struct action *act = action_add(c, ACT_GO);
+    double hit = (double)l->view.here * TEXT_BLOCK + l->view.gen_tokens * l->model->ratio;
+
+    act->worker = q->worker;
+    act->handle = q->handle;
+    act->engine = l->engine->index;
+    act->engine_generation = l->engine->generation;
+    act->reason = l->reason;
+    act->policy = policy->name;
+    act->hit = q->prompt_bytes == 0 || l->view.here == 0 ? 0
+               : hit < q->prompt_bytes                   ? (float)(hit / q->prompt_bytes)
+                                                         : 1;
+    act->priority = priority_of(c, l);
+    act->deadline_ns = l->deadline.at_ns - c->now;
+    act->waited_ns = q->waited_ns;
+    act->workflow = l->workflow != NULL ? l->workflow->self : 0;
+    c->stats.decisions[l->reason]++;
+}
+
+/* ---- the core ---- */
+
+static enum err conf_apply(struct core *c, const struct core_conf *conf)
+{
+    const struct policy *policy = policy_find(conf->policy),
+                        *fallback = policy_find(conf->default_policy);
+
+    if (policy == NULL || fallback == NULL || fallback == &policy_workflow)
+        return ERR_CONF;
+    c->policy = policy;
+    c->fallback = fallback;
+    c->conf.max_agents = conf->max_agents;
+    c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
+    c->conf.agent_active_ns = conf->agent_active_ns;
+    c->conf.lease_slack_ns = conf->lease_slack_ns;
+    c->conf.load_bound = conf->load_bound;
+    c->conf.load_slack = conf->load_slack;
+    c->conf.probe_failures = conf->probe_failures;
+    return ERR_OK;
+}
+
+static uint32_t agents_max(const struct core_conf *conf)
+{
+    uint64_t n = (uint64_t)conf->max_workflows * AGENTS_PER_WORKFLOW + conf->max_agents;
+
+    return n < UINT32_C(1) << 28 ? (uint32_t)n : UINT32_C(1) << 28;
+}
+
+enum err core_new(const struct core_conf *conf, struct core **out)
+{
+    struct core *c = calloc(1, sizeof(*c));
+    enum err err;
+
+    must(c != NULL);
+    c->conf = *conf;
+    c->conf.policy = c->conf.default_policy = NULL;
+    err = conf_apply(c, conf);
+    if (err != ERR_OK) {
+        free(c);
+        return err;
+    }
+    fleet_init(&c->fleet);
+    c->workers = calloc(conf->max_workers, sizeof(*c->workers));
+    must(c->workers != NULL);
+    for (uint32_t i = 0; i < conf->max_workers; i++)
+        list_init(&c->workers[i].leases);
+    pool_init(&c->workflows, sizeof(struct workflow), conf->max_workflows);
+    pool_init(&c->agents, sizeof(struct agent), agents_max(conf));
+    pool_init(&c->leases, sizeof(struct lease), conf->max_leases);
+    pool_init(&c->names, NAME_LONG, conf->max_workflows + agents_max(conf));
+    table_init(&c->workflow_index, conf->max_workflows);
+    table_init(&c->agent_index, agents_max(conf));
+    table_init(&c->lease_index, conf->max_leases);
+    list_init(&c->by_age);
+    list_init(&c->idle);
+    timers_init(&c->timers);
+    *out = c;
+    return ERR_OK;
+}
+
+void core_free(struct core *c)
+{
+    if (c == NULL)
+        return;
+    timers_fini(&c->timers);
+    table_fini(&c->lease_index);
+    table_fini(&c->agent_index);
+    table_fini(&c->workflow_index);
+    pool_fini(&c->names);
+    pool_fini(&c->leases);
+    pool_fini(&c->agents);
+    pool_fini(&c->workflows);
+    free(c->workers);
+    fleet_fini(&c->fleet);
+    free(c);
+}
+
+/* ---- requests ---- */
+
+/* Where a request may go. ERR_MODEL: nobody serves it; ERR_NO_ENGINE: nobody who does is alive. */
+static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
+{
+    struct fleet *f = &c->fleet;
+    struct engine_set serves, open;
+
+    *ask = (struct ask){.query = q, .model = fleet_model(f, q->model)};
+    if (ask->model != NULL) {
+        serves = ask->model->engines;
+    } else {
+        serves = q->model.len == 0 ? f->used : f->unknown;
+        ask->model = fleet_any_model(f);
+    }
+    if (set_is_empty(&serves))
+        return set_is_empty(&f->used) ? ERR_NO_ENGINE : ERR_MODEL;
+    ask->able = set_and(serves, f->alive);
+    open = set_minus(ask->able, f->draining);
+    ask->may = set_is_empty(&open) ? ask->able : open;
+    for (uint32_t i = 0; i < q->avoid_count; i++)
+        if (q->avoid[i] < ENGINES_MAX)
+            set_remove(&ask->may, q->avoid[i]);
+    if (set_is_empty(&ask->may))
+        return ERR_NO_ENGINE;
+    ask->tokens = (uint32_t)(q->prompt_bytes / ask->model->ratio);
+    return ERR_OK;
+}
+
+static enum err ask_identity(struct core *c, const struct query *q, struct ask *ask)
+{
+    enum err err;
+
+    if (q->workflow.len == 0)
+        return ERR_OK;
+    err = workflow_make(c, q->tenant, q->workflow, &ask->workflow);
+    if (err == ERR_OK)
+        err = agent_make(c, ask->workflow, q->agent, &ask->agent);
+    if (err != ERR_OK)
+        ask->workflow = NULL;
+    return err;
+}
+
+/* Everything that follows from "this request now runs there". */
+static enum err dispatch(struct core *c, const struct ask *ask, struct engine *e,
+                         enum reason reason, struct lease **out)
+{
+    const struct query *q = ask->query;
+    struct workflow *w = ask->workflow;
+    uint16_t tag = ask->agent != NULL ? (uint16_t)pool_slot_of(ask->agent->self) : 0;
+    struct lease *l;
+    enum err err = lease_make(c, q, e, w, ask->agent, ask->model, &l);
+
+    if (err != ERR_OK)
+        return err;
+    l->reason = reason;
+    l->guessed_tokens = ask->tokens;
+    l->first_byte = q->first_byte;
+    l->resumed = reason == REASON_RESUMED;
+    if (w != NULL) {
+        w->ending = q->final;
+        if (q->waited_ns > 0 && l->counts) {
+            w->waits++;
+            w->waited_ns += q->waited_ns;
+        }
+        if (e != NULL) {
+            w->last_engine = e->index;
+            w->last_generation = e->generation;
+        }
+        if (ask->tokens > ask->agent->guessed_tokens)
+            workflow_set_tokens(c, w, ask->agent, ask->agent->known_tokens, ask->tokens);
+        if (e != NULL && q->digest_count > 0) {
+            workflow_refresh_marks(c, w);
+            marks_look(&w->marks, &ask->agent->ends, tag, q, e->index, &l->view);
+            marks_note(&w->marks, &ask->agent->ends, tag, q, e->index);
+            l->end_digest = q->digests[q->digest_count - 1];
+        }
+    }
+    if (c->policy->dispatched != NULL)
+        c->policy->dispatched(c, l);
+    if (e != NULL) {
+        e->requests += !l->resumed;
+        action_engine(c, e);
+    }
+    if (w != NULL)
+        action_home(c, w);
+    *out = l;
+    return ERR_OK;
+}
+
+static bool worker_is_known(const struct core *c, uint32_t worker)
+{
+    return worker < c->conf.max_workers && c->workers[worker].known;
+}
+
+static void on_query(struct core *c, const struct query *q)
+{
+    struct choice choice = {0};
+    struct ask ask;
+    struct lease *l;
+    enum err err = worker_is_known(c, q->worker) ? ERR_OK : ERR_HELLO;
+
+    if (err == ERR_OK) {
+        l = lease_find(c, q->worker, q->handle);
+        if (l != NULL)
+            lease_end(c, l, CAUSE_REPLACED, NULL);
+        err = ask_fill(c, q, &ask);
+    }
+    if (err == ERR_OK)
+        err = ask_identity(c, q, &ask);
+    if (err == ERR_OK) {
+        const struct policy *policy = ask.workflow != NULL ? c->policy : c->fallback;
+
+        policy->place(c, &ask, &choice);
+        must(choice.engine != NULL);
+        err = dispatch(c, &ask, choice.engine, choice.reason, &l);
+        if (err == ERR_OK) {
+            action_go(c, q, l, policy);
+            return;
+        }
+    }
+    action_no(c, q, err);
+}
+
+/* Requests that run already: whatever we think of them, they count. */
+static enum err on_placed(struct core *c, const struct query *q, enum reason reason)
+{
+    struct lease *l;
+    struct engine *e;
+    struct ask ask;
+    enum err err;
+
+    if (!worker_is_known(c, q->worker))
+        return ERR_HELLO;
+    l = lease_find(c, q->worker, q->handle);
+    if (l != NULL) {
+        l->worker_round = c->workers[q->worker].round;
+        l->first_byte |= q->first_byte;
+        return ERR_OK;
+    }
+    e = q->placed < ENGINES_MAX && c->fleet.engines[q->placed].used ? &c->fleet.engines[q->placed]
+                                                                    : NULL;
+    ask = (struct ask){.query = q, .model = fleet_model(&c->fleet, q->model)};
+    if (ask.model == NULL)
+        ask.model = fleet_any_model(&c->fleet);
+    ask.tokens = (uint32_t)(q->prompt_bytes / ask.model->ratio);
+    if (ask_identity(c, q, &ask) != ERR_OK)
+        ask.workflow = NULL; /* no room for its workflow; the lease still counts */
+    err = dispatch(c, &ask, e, reason, &l);
+    if (err == ERR_OK)
+        c->stats.decisions[reason]++;
+    return err;
+}
+
+/* ---- engines ---- */
+
+static void engine_lost(struct core *c, struct engine *e)
+{
+    if (c->policy->engine_gone != NULL)
+        c->policy->engine_gone(c, e);
+}
+
+static void engine_heard(struct core *c, struct engine *e, bool ok, bool unreachable)
+{
+    bool was = set_has(&c->fleet.alive, e->index);
+
+    if (engine_probe(&c->fleet, e, ok, c->conf.probe_failures))
+        action_engine(c, e);
+    if (!was || e->healthy)
+        return;
+    engine_lost(c, e);
+    /* Nothing will come from a host that takes no connections. One that is merely slow keeps its
+     * requests: they may well be the reason. */
+    if (unreachable)
+        list_for(pos, &e->leases)
+        {
+            struct lease *l = container_of(pos, struct lease, of_engine);
+
+            if (!l->first_byte)
+                action_revoke(c, l, ERR_ENGINE_GONE);
+        }
+}
+
+static enum err on_health(struct core *c, const struct health_event *ev)
+{
+    struct engine *e = fleet_find(&c->fleet, ev->index, ev->generation);
+
+    if (e == NULL)
+        return ERR_NOT_FOUND;
+    engine_heard(c, e, ev->ok, ev->unreachable);
+    return ERR_OK;
+}
+
+static enum err on_engine(struct core *c, const struct event *ev)
+{
+    const struct engine_event *what = &ev->engine;
+    struct engine *e;
+    enum err err;
+
+    if (ev->type == EV_ENGINE_GONE) {
+        e = fleet_find(&c->fleet, what->index, what->generation);
+        if (e == NULL)
+            return ERR_NOT_FOUND;
+        engine_lost(c, e);
+        while (!list_is_empty(&e->leases))
+            lease_detach_engine(c, container_of(list_first(&e->leases), struct lease, of_engine));
+        fleet_remove(&c->fleet, e);
+        action_engine(c, e);
+        return ERR_OK;
+    }
+    err = ev->type == EV_ENGINE_SET ? fleet_set(&c->fleet, what) : fleet_models(&c->fleet, what);
+    if (err == ERR_OK)
+        action_engine(c, &c->fleet.engines[what->index]);
+    return err;
+}
+
+/* ---- workers and their reports ---- */
+
+static enum err on_worker(struct core *c, const struct event *ev)
+{
+    struct worker *w;
+
+    if (ev->worker >= c->conf.max_workers)
+        return ERR_BUSY;
+    w = &c->workers[ev->worker];
+    if (ev->type == EV_WORKER_HELLO) {
+        c->stats.workers += !w->known;
+        w->known = true;
+        w->round++;
+        return ERR_OK;
+    }
+    if (!w->known)
+        return ERR_NOT_FOUND;
+    list_for_safe(pos, &w->leases)
+    {
+        struct lease *l = container_of(pos, struct lease, of_worker);
+
+        if (ev->type == EV_WORKER_GONE)
+            lease_end(c, l, CAUSE_WORKER_GONE, NULL);
+        else if (l->worker_round != w->round)
+            lease_end(c, l, CAUSE_LOST, NULL);
+    }
+    if (ev->type == EV_WORKER_GONE) {
+        c->stats.workers--;
+        w->known = false;
+    }
+    return ERR_OK;
+}
+
+static enum err on_report(struct core *c, enum event_type type, const struct report_event *r)
+{
+    struct lease *l = lease_find(c, r->worker, r->handle);
+    struct engine *e;
+
+    if (l == NULL) {
+        c->stats.reports_unknown++;
+        return ERR_NOT_FOUND;
+    }
+    if (type == EV_FIRST_BYTE) {
+        l->first_byte = true;
+        if (c->policy->first_byte != NULL)
+            c->policy->first_byte(c, l);
+        return ERR_OK;
+    }
+    e = l->engine;
+    if (type == EV_CANCEL) {
+        lease_end(c, l, CAUSE_CANCELLED, r);
+        return ERR_OK;
+    }
+    lease_end(c, l, r->err == ERR_OK ? CAUSE_RETURNED : CAUSE_FAILED, r);
+    if (e == NULL || r->err < ERR_CONNECT || r->err > ERR_ENGINE_GONE)
+        return ERR_OK;
+    if (r->err == ERR_CONNECT || r->err == ERR_CONNECT_TIMEOUT)
+        engine_heard(c, e, false, true);
+    else
+        e->failures++;
+    action_engine(c, e);
+    return ERR_OK;
+}
+
+/* ---- workflows ---- */
+
+static enum err on_workflow_end(struct core *c, const struct workflow_event *ev)
+{
+    struct workflow *w = core_workflow_find(c, ev->tenant, ev->id);
+
+    if (w == NULL)
+        return ERR_WORKFLOW;
+    if (ev->purge)
+        list_for(pos, &w->leases)
+            action_revoke(c, container_of(pos, struct lease, of_workflow), ERR_CANCELLED);
+    workflow_end(c, w);
+    return ERR_OK;
+}
+
+static enum err on_agent_note(struct core *c, const struct workflow_event *ev)
+{
+    struct workflow *w;
+    struct agent *a;
+    enum err err = workflow_make(c, ev->tenant, ev->id, &w);
+
+    if (err == ERR_OK && ev->agent.len > 0)
+        err = agent_make(c, w, ev->agent, &a);
+    if (err == ERR_OK) {
+        workflow_touch(c, w);
+        action_home(c, w);
+    }
+    return err;
+}
+
+static enum err on_tick(struct core *c)
+{
+    timers_run(&c->timers, c->now);
+    workflows_expire(c);
+    if (c->policy->tick != NULL)
+        c->policy->tick(c);
+    return ERR_OK;
+}
+
+enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, struct actions *out)
+{
+    if (now_ns > c->now)
+        c->now = now_ns;
+    c->out = out;
+    out->count = 0;
+    switch (ev->type) {
+    case EV_ENGINE_SET:
+    case EV_ENGINE_MODELS:
+    case EV_ENGINE_GONE:
+        return on_engine(c, ev);
+    case EV_ENGINE_HEALTH:
+        return on_health(c, &ev->health);
+    case EV_WORKER_HELLO:
+    case EV_WORKER_GONE:
+    case EV_RESUME_LAST:
+        return on_worker(c, ev);
+    case EV_QUERY:
+        on_query(c, &ev->query);
+        return ERR_OK;
+    case EV_DISPATCHED:
+        return on_placed(c, &ev->query, REASON_ALONE);
+    case EV_RESUME:
+        return on_placed(c, &ev->query, REASON_RESUMED);
+    case EV_FIRST_BYTE:
+    case EV_DONE:
+    case EV_CANCEL:
+        return on_report(c, ev->type, &ev->report);
+    case EV_WF_END:
+        return on_workflow_end(c, &ev->workflow);
+    case EV_WF_RESTORE:
+        workflow_restore(c, &ev->restore);
+        return ERR_OK;
+    case EV_AGENT_NOTE:
+        return on_agent_note(c, &ev->workflow);
+    case EV_POLICY_SET:
+        return conf_apply(c, &ev->conf);
+    case EV_TICK:
+        return on_tick(c);
+    }
+    return ERR_BUG;
+}
+
+uint64_t core_next_deadline(const struct core *c)
+{
+    uint64_t next = timers_next(&c->timers), other = workflows_next_expiry(c);
+
+    if (other < next)
+        next = other;
+    if (c->policy->next_deadline != NULL) {
+        other = c->policy->next_deadline(c);
+        next = other < next ? other : next;
+    }
+    return next;
+}
+
+/* ---- views ---- */
+
+const struct core_stats *core_stats_get(const struct core *c)
+{
+    return &c->stats;
+}
+
+const char *core_policy_name(const struct core *c)
+{
+    return c->policy->name;
+}
+
+const struct engine *core_engine(const struct core *c, uint32_t index)
+{
+    return index < ENGINES_MAX && c->fleet.engines[index].used ? &c->fleet.engines[index] : NULL;
+}
+
+uint32_t core_engine_count(const struct core *c)
+{
+    uint32_t n = 0;
+
+    set_for(i, &c->fleet.used) n = i + 1;
+    return n;
+}
+
+const char *core_engine_model(const struct core *c, const struct engine *e, uint32_t n)
+{
+    return n < e->model_count ? c->fleet.models[e->models[n]].name : "";
+}
