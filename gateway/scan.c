@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/scan.h"
+
+#include <string.h>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+enum place { BETWEEN, IN_STRING, IN_SCALAR };
+
+/* Which container this is. All that is not on the list is dull and only counted. */
+enum zone {
+    ZONE_ROOT,
+    ZONE_CHOICES,     /* the array */
+    ZONE_CHOICE,      /* one of them */
+    ZONE_DELTA,       /* its delta */
+    ZONE_DELTA_VALUE, /* a container in there: tool calls */
+    ZONE_HOLDER,      /* "message" of Anthropic's first event, "response" of the Responses API */
+    ZONE_USAGE,
+    ZONE_DETAILS, /* of the prompt tokens */
+    ZONE_DULL
+};
+
+enum key {
+    KEY_OTHER,
+    KEY_CHOICES,
+    KEY_USAGE,
+    KEY_ERROR,
+    KEY_TYPE,
+    KEY_STOP_REASON,
+    KEY_MESSAGE,
+    KEY_RESPONSE,
+    KEY_DELTA,
+    KEY_TEXT,
+    KEY_ROLE,
+    KEY_FINISH_REASON,
+    KEY_PROMPT_TOKENS,
+    KEY_INPUT_TOKENS,
+    KEY_COMPLETION_TOKENS,
+    KEY_OUTPUT_TOKENS,
+    KEY_CACHE_READ,
+    KEY_PROMPT_DETAILS,
+    KEY_INPUT_DETAILS,
+    KEY_CACHED_TOKENS,
+    KEY_COUNT
+};
+
+static const struct key_row {
+    const char *name;
+    uint8_t len;
+} keys[KEY_COUNT] = {
+#define ROW(key, text) [key] = {text, sizeof(text) - 1}
+    ROW(KEY_OTHER, ""),
+    ROW(KEY_CHOICES, "choices"),
+    ROW(KEY_USAGE, "usage"),
+    ROW(KEY_ERROR, "error"),
+    ROW(KEY_TYPE, "type"),
+    ROW(KEY_STOP_REASON, "stop_reason"),
+    ROW(KEY_MESSAGE, "message"),
+    ROW(KEY_RESPONSE, "response"),
+    ROW(KEY_DELTA, "delta"),
+    ROW(KEY_TEXT, "text"),
+    ROW(KEY_ROLE, "role"),
+    ROW(KEY_FINISH_REASON, "finish_reason"),
+    ROW(KEY_PROMPT_TOKENS, "prompt_tokens"),
+    ROW(KEY_INPUT_TOKENS, "input_tokens"),
+    ROW(KEY_COMPLETION_TOKENS, "completion_tokens"),
+    ROW(KEY_OUTPUT_TOKENS, "output_tokens"),
+    ROW(KEY_CACHE_READ, "cache_read_input_tokens"),
+    ROW(KEY_PROMPT_DETAILS, "prompt_tokens_details"),
+    ROW(KEY_INPUT_DETAILS, "input_tokens_details"),
+    ROW(KEY_CACHED_TOKENS, "cached_tokens"),
+#undef ROW
+};
+
+void scan_start(struct scan *s)
+{
+    memset(s, 0, offsetof(struct scan, word));
+}
+
+static enum zone zone_of(enum zone up, enum key key)
+{
+    switch (up) {
+    case ZONE_ROOT:
+        if (key == KEY_CHOICES)
+            return ZONE_CHOICES;
+        if (key == KEY_USAGE)
+            return ZONE_USAGE;
+        return key == KEY_MESSAGE || key == KEY_RESPONSE ? ZONE_HOLDER : ZONE_DULL;
+    case ZONE_CHOICES:
+        return ZONE_CHOICE;
+    case ZONE_CHOICE:
+        return key == KEY_DELTA ? ZONE_DELTA : ZONE_DULL;
+    case ZONE_DELTA:
+        return key == KEY_ROLE ? ZONE_DULL : ZONE_DELTA_VALUE;
+    case ZONE_HOLDER:
+        return key == KEY_USAGE ? ZONE_USAGE : ZONE_DULL;
+    case ZONE_USAGE:
+        return key == KEY_PROMPT_DETAILS || key == KEY_INPUT_DETAILS ? ZONE_DETAILS : ZONE_DULL;
+    case ZONE_DELTA_VALUE:
+    case ZONE_DETAILS:
+    case ZONE_DULL:
+        break;
+    }
+    return ZONE_DULL;
+}
+
+static void container_begin(struct scan *s, bool is_object)
+{
+    enum zone up, zone = is_object ? ZONE_ROOT : ZONE_DULL;
+    enum key key;
+
+    if (s->level_count > 0) {
+        up = (enum zone)s->levels[s->level_count - 1].zone;
+        key = (enum key)s->levels[s->level_count - 1].key;
+        zone = zone_of(up, key);
+        if (up == ZONE_CHOICES)
+            s->has_choice = true;
+        if (up == ZONE_DELTA_VALUE)
+            s->is_token = true;
+        if (up == ZONE_ROOT && key == KEY_ERROR)
+            s->is_error = true;
+        if (zone == ZONE_CHOICES)
+            s->has_choices = true;
+        if (zone == ZONE_USAGE)
+            s->has_usage = true;
+    }
+    if (zone == ZONE_DULL || s->level_count == SCAN_LEVELS) {
+        s->dull = 1;
+        return;
+    }
+    s->levels[s->level_count].zone = (uint8_t)zone;
+    s->levels[s->level_count].key = KEY_OTHER;
+    s->levels[s->level_count].is_object = is_object;
+    s->level_count++;
+    s->expects_key = is_object;
+}
+
+static bool word_ends(const struct scan *s, const char *tail)
+{
+    size_t n = strlen(tail);
+
+    return s->word_len <= SCAN_WORD && s->word_len >= n &&
+           memcmp(s->word + s->word_len - n, tail, n) == 0;
+}
+
+static bool word_is(const struct scan *s, const char *word)
+{
+    return s->word_len == strlen(word) && word_ends(s, word);
+}
+
+/* The value of a top-level "type". */
+static void type_take(struct scan *s)
+{
+    s->has_type = true;
+    if (word_ends(s, "delta"))
+        s->is_token = true;
+    if (word_is(s, "error"))
+        s->is_error = true;
+    if (word_is(s, "message_stop") || word_is(s, "response.completed") ||
+        word_is(s, "response.incomplete") || word_is(s, "response.failed"))
+        s->is_finished = true;
+}
+
+/* A string, number or literal where levels[] says it stands. */
+static void value_take(struct scan *s, bool is_string)
+{
+    enum key key;
+    bool is_null = !is_string && s->scalar == 'n';
+    bool is_something = is_string ? s->word_len > 0 : !is_null;
+
+    if (s->level_count == 0)
+        return;
+    key = (enum key)s->levels[s->level_count - 1].key;
+    switch ((enum zone)s->levels[s->level_count - 1].zone) {
+    case ZONE_ROOT:
+        if (key == KEY_TYPE && is_string)
+            type_take(s);
+        if (key == KEY_ERROR && !is_null)
+            s->is_error = true;
+        if (key == KEY_STOP_REASON && !is_null)
+            s->is_finished = true;
+        break;
+    case ZONE_CHOICES:
+        s->has_choice = true;
+        break;
+    case ZONE_CHOICE:
+        if (key == KEY_TEXT && is_something)
+            s->is_token = true;
+        if (key == KEY_FINISH_REASON && !is_null)
+            s->is_token = s->is_finished = true;
+        break;
+    case ZONE_DELTA:
+        if (key != KEY_ROLE && is_something)
+            s->is_token = true;
+        break;
+    case ZONE_DELTA_VALUE:
+        s->is_token = true;
+        break;
+    case ZONE_HOLDER:
+    case ZONE_USAGE:
+    case ZONE_DETAILS:
+    case ZONE_DULL:
+        break;
+    }
+}
+
+static void number_take(struct scan *s, struct tap_usage *u)
+{
+    uint32_t v = s->number > UINT32_MAX ? UINT32_MAX : (uint32_t)s->number;
+    enum zone zone;
+    enum key key;
+
+    if (!s->is_integer || s->level_count == 0)
+        return;
+    zone = (enum zone)s->levels[s->level_count - 1].zone;
+    key = (enum key)s->levels[s->level_count - 1].key;
+    if (zone != ZONE_USAGE && zone != ZONE_DETAILS)
+        return;
+    if (zone == ZONE_DETAILS ? key == KEY_CACHED_TOKENS : key == KEY_CACHE_READ) {
+        u->cached_tokens = v;
+        u->has_cached = true;
+    } else if (zone == ZONE_USAGE && (key == KEY_PROMPT_TOKENS || key == KEY_INPUT_TOKENS)) {
+        u->prompt_tokens = v;
+        u->has_usage = true;
+    } else if (zone == ZONE_USAGE && (key == KEY_COMPLETION_TOKENS || key == KEY_OUTPUT_TOKENS)) {
+        u->completion_tokens = v;
+        u->has_usage = true;
+    }
+}
+
+static void key_take(struct scan *s)
+{
+    enum key key = KEY_OTHER;
+
+    for (enum key k = KEY_OTHER + 1; k < KEY_COUNT; k++) {
+        if (keys[k].len == s->word_len && memcmp(keys[k].name, s->word, keys[k].len) == 0)
+            key = k;
+    }
+    s->levels[s->level_count - 1].key = (uint8_t)key;
+}
+
+/* To the next quote or backslash, or a few bytes before the end. */
+static const char *string_skip(const char *p, const char *end)
+{
+#ifdef __SSE2__
+    while (end - p >= 16) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+        unsigned mask = (unsigned)_mm_movemask_epi8(_mm_or_si128(
+            _mm_cmpeq_epi8(x, _mm_set1_epi8('"')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'))));
+
+        if (mask != 0)
+            return p + __builtin_ctz(mask);
+        p += 16;
+    }
+#endif
+    while (p < end && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+static void word_add(struct scan *s, const char *p, size_t n)
+{
+    if (s->word_len < SCAN_WORD) {
+        size_t room = SCAN_WORD - s->word_len;
+
+        memcpy(s->word + s->word_len, p, n < room ? n : room);
+    }
+    s->word_len = n > UINT32_MAX - s->word_len ? UINT32_MAX : s->word_len + (uint32_t)n;
+}
+
+static const char *string_go_on(struct scan *s, const char *p, const char *end)
+{
+    const char *next;
+
+    if (s->after_slash) {
+        s->after_slash = false;
+        word_add(s, p, 1);
+        return p + 1;
+    }
+    next = string_skip(p, end);
+    if (s->dull == 0)
+        word_add(s, p, (size_t)(next - p));
+    if (next == end)
+        return end;
+    if (*next == '\\') {
+        if (s->dull == 0)
+            word_add(s, next, 1);
+        s->after_slash = true;
+        return next + 1;
+    }
+    s->place = BETWEEN;
+    if (s->dull == 0) {
+        if (s->is_key)
+            key_take(s);
+        else
+            value_take(s, true);
+    }
+    return next + 1;
+}
+
+static const char *scalar_go_on(struct scan *s, struct tap_usage *u, const char *p, const char *end)
+{
+    for (; p < end; p++) {
+        char c = *p;
+
+        if (c == ',' || c == '}' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t' ||
+            c == '"' || c == ':' || c == '{' || c == '[') {
+            s->place = BETWEEN;
+            value_take(s, false);
+            number_take(s, u);
+            break;
+        }
+        if (c < '0' || c > '9')
+            s->is_integer = false;
+        else if (s->number <= UINT32_MAX)
+            s->number = s->number * 10 + (uint64_t)(c - '0');
+    }
+    return p;
+}
+
+/* Over all that is neither a string nor a bracket. */
+static const char *dull_skip(const char *p, const char *end)
+{
+#ifdef __SSE2__
+    while (end - p >= 16) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+        __m128i folded = _mm_or_si128(x, _mm_set1_epi8(0x20)); /* [ ] become { } */
+        unsigned mask = (unsigned)_mm_movemask_epi8(
+            _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')),
+                         _mm_or_si128(_mm_cmpeq_epi8(folded, _mm_set1_epi8('{')),
+                                      _mm_cmpeq_epi8(folded, _mm_set1_epi8('}')))));
+
+        if (mask != 0)
+            return p + __builtin_ctz(mask);
+        p += 16;
+    }
+#endif
+    while (p < end && *p != '"' && (*p | 0x20) != '{' && (*p | 0x20) != '}')
+        p++;
+    return p;
+}
+
+static void string_begin(struct scan *s)
+{
+    s->place = IN_STRING;
+    s->is_key = s->expects_key;
+    s->after_slash = false;
+    s->word_len = 0;
+}
+
+static const char *dull_go_on(struct scan *s, const char *p, const char *end)
+{
+    p = dull_skip(p, end);
+    if (p == end)
+        return end;
+    if (*p == '"')
+        string_begin(s);
+    else if ((*p | 0x20) == '{')
+        s->dull += s->dull < UINT32_MAX;
+    else if (--s->dull == 0)
+        s->expects_key = false;
+    return p + 1;
+}
+
+static const char *between_go_on(struct scan *s, const char *p)
+{
+    switch (*p) {
+    case ' ':
+    case '\n':
+    case '\r':
+    case '\t':
+        break;
+    case '{':
+    case '[':
+        container_begin(s, *p == '{');
+        break;
+    case '}':
+    case ']':
+        if (s->level_count > 0)
+            s->level_count--;
+        s->expects_key = false;
+        break;
+    case ',':
+        s->expects_key = s->level_count > 0 && s->levels[s->level_count - 1].is_object;
+        break;
+    case ':':
+        s->expects_key = false;
+        break;
+    case '"':
+        string_begin(s);
+        break;
+    default:
+        s->place = IN_SCALAR;
+        s->scalar = *p;
+        s->number = 0;
+        s->is_integer = *p >= '0' && *p <= '9';
+        return p; /* scalar_go_on() reads it again */
+    }
+    return p + 1;
+}
+
+void scan_feed(struct scan *s, struct tap_usage *u, const char *p, size_t n)
+{
+    const char *end = p + n;
+
+    while (p < end) {
+        if (s->place == IN_STRING)
+            p = string_go_on(s, p, end);
+        else if (s->place == IN_SCALAR)
+            p = scalar_go_on(s, u, p, end);
+        else if (s->dull > 0)
+            p = dull_go_on(s, p, end);
+        else
+            p = between_go_on(s, p);
+    }
+}
