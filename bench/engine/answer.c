@@ -175,15 +175,13 @@ static void add_base64(const unsigned char *p, size_t n, struct buf *out)
     }
 }
 
-static void whole_embedding(const struct answer *a, struct buf *out)
+static void add_vector(const struct answer *a, uint32_t input, struct buf *out)
 {
+    uint64_t seed = input == 0 ? a->seed : text_hash(&input, sizeof input, a->seed);
     struct buf raw = {0};
 
-    add_envelope(a, "list", out);
-    buf_adds(out, ",\"data\":[{\"index\":0,\"object\":\"embedding\",\"embedding\":");
-    buf_adds(out, a->base64 ? "\"" : "[");
     for (uint32_t i = 0; i < a->dimensions; i++) {
-        uint64_t h = text_hash(&i, sizeof i, a->seed);
+        uint64_t h = text_hash(&i, sizeof i, seed);
         float v = (float)(int)(h % 2001) / 1000.0F - 1.0F;
 
         if (a->base64)
@@ -194,7 +192,19 @@ static void whole_embedding(const struct answer *a, struct buf *out)
     if (a->base64)
         add_base64((const unsigned char *)raw.base, raw.len, out);
     buf_fini(&raw);
-    buf_adds(out, a->base64 ? "\"}]," : "]}],");
+}
+
+static void whole_embedding(const struct answer *a, struct buf *out)
+{
+    add_envelope(a, "list", out);
+    buf_adds(out, ",\"data\":[");
+    for (uint32_t i = 0; i < a->inputs; i++) {
+        buf_addf(out, "%s{\"index\":%u,\"object\":\"embedding\",\"embedding\":%s", i > 0 ? "," : "",
+                 i, a->base64 ? "\"" : "[");
+        add_vector(a, i, out);
+        buf_adds(out, a->base64 ? "\"}" : "]}");
+    }
+    buf_adds(out, "],");
     add_usage(a, out);
     buf_adds(out, FINGERPRINT "}");
 }

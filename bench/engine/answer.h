@@ -23,7 +23,7 @@ struct answer {
     bool fixed;       /* the model "stopped" by itself; text needs escaping */
     const char *tool; /* forced tool, NULL or "" for none: text is its arguments */
     bool include_usage;
-    uint32_t dimensions; /* embeddings */
+    uint32_t dimensions, inputs; /* embeddings */
     bool base64;
     uint64_t seed;
 };

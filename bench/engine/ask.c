@@ -226,6 +226,23 @@ static void take_shape(struct ask *a, const struct members *m)
     a->max_tokens = (uint32_t)(a->fixed.len / TEXT_TOKEN);
 }
 
+/* A list of numbers is one input, a list of anything else as many as it has elements. */
+static uint32_t input_count(const struct json *v)
+{
+    struct json item;
+    uint32_t n = 0;
+    size_t pos = 0;
+
+    if (v->type != JSON_ARRAY)
+        return 1;
+    while (json_next_element(v, &pos, &item)) {
+        if (item.type == JSON_NUMBER)
+            return 1;
+        n++;
+    }
+    return n;
+}
+
 static bool take_content(struct ask *a, const struct members *m, struct ask_error *e)
 {
     switch (a->kind) {
@@ -242,6 +259,7 @@ static bool take_content(struct ask *a, const struct members *m, struct ask_erro
             return false;
         if (a->dimensions > 4096)
             return BAD(e, "dimensions", "dimensions must be at most 4096");
+        a->inputs = input_count(&m->input);
         return take_prompt(a, &m->input, "input", true, e);
     case ASK_TOKENIZE:
         if (m->messages.type != JSON_NONE)

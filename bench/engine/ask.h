@@ -37,6 +37,7 @@ struct ask {
     enum ask_kind kind;
     bool stream, include_usage, base64;
     uint32_t max_tokens, dimensions;
+    uint32_t inputs; /* embeddings: texts in the list, so vectors in the answer */
     int64_t priority;
     uint64_t root;     /* separates caches: model and cache_salt */
     struct buf model;  /* unescaped, one of limits->models */

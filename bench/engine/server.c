@@ -70,6 +70,7 @@ static struct answer job_answer(const struct job *j)
         .tool = j->tool.base,
         .include_usage = j->include_usage,
         .dimensions = j->dimensions,
+        .inputs = j->inputs,
         .base64 = j->base64,
         .seed = j->seed,
     };
@@ -280,6 +281,7 @@ static struct job *job_new(struct server *s, struct conn *c, struct ask *a,
     j->include_usage = a->include_usage;
     j->base64 = a->base64;
     j->dimensions = a->dimensions;
+    j->inputs = a->inputs;
     j->fixed = a->fixed.len > 0;
     j->pace_entry.cb = on_pace;
     j->req.priority = a->priority;

@@ -36,7 +36,7 @@ struct job {
     bool stream, include_usage, base64, fixed, head_sent, begun, done, retired;
     char id[160];
     const char *model; /* JSON */
-    uint32_t made, sent, dimensions;
+    uint32_t made, sent, dimensions, inputs;
     uint64_t seed;
     struct buf text, tool;
     uint64_t *ids;

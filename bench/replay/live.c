@@ -106,8 +106,10 @@ static void on_bytes(void *arg, struct answer *a)
 {
     struct job *j = arg;
 
-    if (j->first < 0 && a->text_events > 0)
-        j->first = model_now(j->live);
+    if (j->first >= 0 || a->text_events == 0)
+        return;
+    j->first = model_now(j->live);
+    perfect_learn(&j->live->computed, &j->chain);
 }
 
 static const char *complaint(const struct job *j, enum err e, const struct answer *a, char *dst,
@@ -214,8 +216,6 @@ static void send_call(struct live *l, uint32_t call, double ready)
     if (match > (prompt - 1) / PERFECT_BLOCK)
         match = (prompt - 1) / PERFECT_BLOCK;
     j->expected = (uint32_t)match * PERFECT_BLOCK;
-    /* From now on, not from the first token on: engines share what is being computed, too. */
-    perfect_learn(&l->computed, &j->chain);
     make_headers(j, last, &headers);
     make_body(j, last, &body);
     l->running++;
