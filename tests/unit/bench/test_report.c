@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "bench/replay/compare.h"
 #include "bench/replay/engines.h"
 
 static void percentile_is_the_sorted_item_at_floor_of_p_n(void **state)
@@ -93,31 +92,6 @@ static void json_has_every_key_and_unknown_figures_are_null(void **state)
     buf_fini(&out);
 }
 
-static void comparison_shows_all_runs_and_what_the_last_won(void **state)
-{
-    static const char in[] =
-        "{\"policy\":\"roundrobin\",\"hit\":40.0,\"ttft_mean\":12.0,\"e2e_mean\":9,"
-        "\"wf_mean\":8,\"ptok\":900,\"kv_held\":null}\n"
-        "{\"policy\":\"workflow\",\"hit\":92.5,\"ttft_mean\":1.5,\"e2e_mean\":3,"
-        "\"wf_mean\":4,\"ptok\":100,\"kv_held\":5}\n";
-    struct buf table = {0}, wrapped = {0};
-    json_t *v;
-
-    (void)state;
-    assert_int_equal(compare_reports(in, strlen(in), &table, &wrapped), ERR_OK);
-    assert_non_null(strstr(buf_cstr(&table), "workflow against roundrobin: hit rate +52.5 points, "
-                                             "time to first token 8.0x lower, requests 3.0x and "
-                                             "workflows 2.0x faster, 9.0x fewer tokens"));
-    v = json_loadb(wrapped.base, wrapped.len, 0, NULL);
-    assert_int_equal(json_array_size(json_object_get(v, "policies")), 2);
-    json_decref(v);
-    buf_clear(&table);
-    assert_int_equal(compare_reports("{}\n", 3, &table, NULL), ERR_INVALID);
-    assert_int_equal(compare_reports("", 0, &table, NULL), ERR_INVALID);
-    buf_fini(&table);
-    buf_fini(&wrapped);
-}
-
 static void metrics_of_one_name_are_added_up(void **state)
 {
     static const char text[] = "# TYPE a_total counter\na_total{x=\"1\"} 3\na_total{x=\"2\"} 4.5\n"
@@ -130,24 +104,6 @@ static void metrics_of_one_name_are_added_up(void **state)
     assert_false(metrics_value(text, strlen(text), "c", &v));
     assert_false(metrics_value(text, strlen(text), "d", &v));
     assert_false(metrics_value("", 0, "d", &v));
-}
-
-static void sample_counts_held_and_cached_blocks(void **state)
-{
-    static const char text[] = "slipstream_engine_blocks_held{engine=\"0\"} 3\n"
-                               "vllm:prefix_cache_queries_total 50\n"
-                               "vllm:prefix_cache_hits_total 20\n";
-    struct engine_sample s;
-    struct buf more = {0};
-
-    (void)state;
-    engine_sample_read(text, strlen(text), &s);
-    assert_false(s.has_resident);
-    assert_true(s.has_counters && s.query_tokens == 50 && s.hit_tokens == 20);
-    buf_addf(&more, "%sslipstream_engine_blocks_cached{engine=\"0\"} 7\n", text);
-    engine_sample_read(buf_cstr(&more), more.len, &s);
-    assert_true(s.has_resident && s.resident_tokens == 160);
-    buf_fini(&more);
 }
 
 static void time_mean_weighs_by_how_long_a_value_held(void **state)
@@ -170,9 +126,7 @@ int main(void)
         cmocka_unit_test(percentile_is_the_sorted_item_at_floor_of_p_n),
         cmocka_unit_test(figures_come_from_calls_that_were_answered),
         cmocka_unit_test(json_has_every_key_and_unknown_figures_are_null),
-        cmocka_unit_test(comparison_shows_all_runs_and_what_the_last_won),
         cmocka_unit_test(metrics_of_one_name_are_added_up),
-        cmocka_unit_test(sample_counts_held_and_cached_blocks),
         cmocka_unit_test(time_mean_weighs_by_how_long_a_value_held),
     };
 

@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that die, lie, stall and dribble; clients that leave or do not read."""
+import json
+import socket
+import time
+
+import openai
+import pytest
+from support import raw_engine as re_
+from support.errors import check_openai
+from support.fleet import Fleet, slipctl
+from support.raw_engine import Flood
+from support.rawhttp import Broken, chat
+from support.wait import secs, wait_until
+
+PATH = "/v1/chat/completions"
+
+
+def assert_broken_stream(fleet, **more):
+    """A streamed answer that failed half way shows it: an error event or broken framing, and never a clean end."""
+    with fleet.client() as c:
+        c.request("POST", PATH, chat("raw", "stream", stream=True, **more))
+        head = c.read_head()
+        assert head.status == 200, head
+        data = b""
+        try:
+            while (piece := c.read_chunk()) is not None:
+                data += piece
+        except Broken:
+            return data
+    assert b'"error"' in data, f"a cut stream looks complete: {data!r}"
+    events = [e for e in data.decode().split("\n\n") if e.startswith("data: {")]
+    error = json.loads(events[-1][6:])["error"]
+    assert error["message"] and error["code"], error
+    return data
+
+
+def wait_idle(fleet):
+    """Nothing is in flight any more, neither in the gateway nor in the scheduler's books."""
+    wait_until("no lease is held", 5, lambda: slipctl(fleet, "status", "--json")["scheduler"]["leases"] == 0,
+               interval=0.05)
+
+
+# ---- engines that cannot be reached ----
+
+@pytest.mark.asan_ok
+def test_all_engines_dead_is_503_at_once(pair):
+    for e in pair.engines:
+        e.refuse()
+    pair.wait_engines([])
+    t0 = time.monotonic()
+    a = pair.chat()
+    assert time.monotonic() - t0 < secs(0.5)
+    check_openai(a, "no_engine_available", status=503)
+    assert a.header("retry-after") and int(a.header("retry-after")) >= 1
+    check_openai(pair.chat(headers=[("X-Workflow-ID", "dead")]), "no_engine_available", status=503)
+    for e in pair.engines:
+        e.open()
+    pair.wait_engines()
+    assert pair.chat().status == 200
+
+
+@pytest.mark.asan_ok
+def test_refusing_engine_is_replaced_by_the_other(pair):
+    pair.engines[0].refuse()
+    for i in range(8):  # before and after the probes have noticed
+        a = pair.chat(headers=[("X-Workflow-ID", f"refused-{i}")])
+        assert a.status == 200, a
+        assert a.header("x-slipstream-engine") == "b"
+    wait_idle(pair.fleet)
+
+
+def test_all_refuse_before_any_probe_noticed(pair):
+    for e in pair.engines:
+        e.refuse()
+    a = pair.chat()
+    check_openai(a, ("engine_connect_failed", "no_engine_available"))
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("step", ["read_and_close", "read_and_reset", "close_unread", "reset_unread"])
+def test_engine_that_dies_before_its_first_byte_is_replaced(pair, step):
+    pair.engines[0].default = getattr(re_, step)
+    for i in range(6):
+        a = pair.chat()
+        assert a.status == 200, a
+        assert a.header("x-slipstream-engine") == "b"
+    assert pair.engines[0].count() >= 1
+    wait_idle(pair.fleet)
+
+
+def test_both_die_before_their_first_byte(pair):
+    pair.default(re_.read_and_close)
+    check_openai(pair.chat(), ("engine_gone", "engine_answer_truncated"), status=502)
+    assert 2 <= pair.count() <= 4, "tries are bounded"
+    wait_idle(pair.fleet)
+
+
+def test_tries_stay_inside_the_budget(pair):
+    """A fleet that fails every request does not get three times the load for long."""
+    pair.default(re_.read_and_close)
+    for _ in range(60):
+        assert pair.chat().status in (502, 503)
+    assert pair.count() <= 60 + 0.2 * 60 + 10 * secs(6), pair.count()
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("read", [False, True])
+def test_kept_connection_closed_just_as_it_is_picked_is_retried(raw, read):
+    """vLLM closes idle connections; a POST that meets the close must not fail."""
+    assert raw.chat().status == 200
+    first = raw.engine.requests[0].conn.id
+
+    def closes(conn, request):
+        if read:
+            conn.read_body(request)
+        conn.close()
+
+    raw.script(closes)
+    a = raw.chat(text="again")
+    assert a.status == 200, a
+    second, third = raw.engine.requests[1:]
+    assert second.conn.id == first and second.index == 1, "the connection was not reused: the test shows nothing"
+    assert third.conn.id != first and third.json()["messages"][0]["content"] == "again"
+
+
+def test_idle_connection_closed_by_the_engine_is_never_picked(raw):
+    assert raw.chat().status == 200
+    raw.engine.drop()
+    before = raw.engine.connections
+    wait_until("connection closed on both sides", 5, lambda: not [c for c in raw.engine.conns if c.is_open
+                                                                  and c.id <= before and not c.buf and c.sent > 400])
+    assert raw.chat().status == 200
+    assert raw.count() == 2
+
+
+def test_kept_connections_are_reused(raw):
+    for _ in range(5):
+        assert raw.chat().status == 200
+    assert len({r.conn.id for r in raw.engine.requests}) == 1
+
+
+# ---- engines that lie ----
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+BAD_HEADS = {
+    "garbage": b"hello, this is not HTTP\r\n\r\n", "binary": bytes(range(256)) * 4, "empty": b"",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "status not a number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "status 0": b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\n{}", "no status": b"HTTP/1.1 \r\n\r\n",
+    "unasked 101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "length and chunked": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "length list": OK + b"Content-Length: 2, 3\r\n\r\n{}", "length negative": OK + b"Content-Length: -2\r\n\r\n{}",
+    "length with a plus": OK + b"Content-Length: +2\r\n\r\n{}", "length empty": OK + b"Content-Length: \r\n\r\n{}",
+    "length 2^64 + 2": OK + b"Content-Length: 18446744073709551618\r\n\r\n{}",
+    "two codings": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "coding gzip": OK + b"Transfer-Encoding: gzip\r\n\r\n{}", "coding xchunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n{}",
+    "coding in 1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "folded header": OK + b"X-A: b\r\n c\r\nContent-Length: 2\r\n\r\n{}",
+    "NUL in a header": OK + b"X-A: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+    "bare CR in a header": OK + b"X-A: a\rb\r\nContent-Length: 2\r\n\r\n{}",
+    "space before colon": OK + b"Content-Length : 2\r\n\r\n{}",
+    "header without colon": OK + b"nonsense\r\nContent-Length: 2\r\n\r\n{}",
+    "huge header": OK + b"X-A: " + b"a" * 400000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+    "head without end": OK + b"X-A: b\r\n", "many headers": OK + b"X: y\r\n" * 5000 + b"Content-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("name", BAD_HEADS)
+def test_malformed_answer_is_502(pair, name):
+    pair.default(re_.answer_bytes(BAD_HEADS[name]))
+    a = pair.chat()
+    check_openai(a, ("engine_bad_answer", "engine_answer_truncated", "engine_gone"), status=502)
+    wait_idle(pair.fleet)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+TOKEN = b"data: " + json.dumps(re_.delta("one")).encode() + b"\n\n"
+TOKEN_CHUNK = b"%x\r\n%s\r\n" % (len(TOKEN), TOKEN)
+BAD_BODIES = {
+    "ends between two chunks": CHUNKED + TOKEN_CHUNK, "ends in a chunk": CHUNKED + TOKEN_CHUNK + b"ff\r\ndata: {",
+    "ends in a size": CHUNKED + TOKEN_CHUNK + b"f", "size is no number": CHUNKED + TOKEN_CHUNK + b"zz\r\nxx\r\n",
+    "size overflows": CHUNKED + TOKEN_CHUNK + b"10000000000000001\r\nx", "no CRLF behind a chunk": CHUNKED + b"2\r\nabXX",
+    "negative size": CHUNKED + TOKEN_CHUNK + b"-1\r\nx",
+}
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_broken_stream_is_never_a_success(pair, name, end):
+    pair.default(re_.answer_bytes(BAD_BODIES[name], then=end))
+    assert_broken_stream(pair.fleet)
+    assert pair.count() == 1, "asked again after the first byte"
+    wait_idle(pair.fleet)
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_answer_shorter_than_its_length_is_never_a_success(pair, end):
+    pair.default(re_.short_body(end))
+    try:
+        assert pair.chat().status >= 500
+    except Broken:
+        pass
+
+
+def test_reset_ends_a_close_framed_answer_as_an_error(pair):
+    pair.default(re_.answer_bytes(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + b"{" * 20, then="reset"))
+    try:
+        assert pair.chat().status >= 500
+    except Broken:
+        pass
+
+
+def test_sdk_raises_when_the_engine_dies_in_the_stream(pair):
+    pair.default(re_.token_then("reset"))
+    client = openai.OpenAI(base_url=pair.base_url, api_key="x", max_retries=0)
+    seen = []
+    with pytest.raises(openai.APIError):
+        for piece in client.chat.completions.create(model="raw", messages=[{"role": "user", "content": "x"}], stream=True):
+            seen.append(piece.choices[0].delta.content)
+    assert seen == ["one"]
+
+
+# ---- unusual, but right ----
+
+@pytest.mark.asan_ok
+def test_interim_heads_are_skipped(raw):
+    text = json.dumps(re_.CHAT).encode()
+    raw.script(re_.answer_bytes(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text, then="keep"))
+    a = raw.chat()
+    assert (a.status, a.json()) == (200, re_.CHAT)
+    assert a.header("link") is None
+    assert raw.chat().status == 200
+    assert raw.engine.requests[1].index == 1, "the connection was not kept"
+
+
+def test_endless_interim_heads_are_an_error(pair):
+    pair.default(re_.answer_bytes(b"HTTP/1.1 100 Continue\r\n\r\n" * 20000))
+    check_openai(pair.chat(), ("engine_bad_answer", "engine_answer_truncated", "engine_gone"), status=502)
+
+
+def test_close_framed_answer_is_complete_at_its_end(raw):
+    text = json.dumps(re_.CHAT).encode()
+    for version in (b"1.0", b"1.1"):
+        raw.script(re_.answer_bytes(b"HTTP/%s 200 OK\r\nContent-Type: application/json\r\n\r\n" % version + text))
+        a = raw.chat()
+        assert (a.status, a.json()) == (200, re_.CHAT)
+
+
+def test_answer_without_a_body(raw):
+    raw.script(re_.answer_bytes(b"HTTP/1.1 204 No Content\r\n\r\n", then="keep"))
+    assert raw.chat().status == 204
+    assert raw.chat().status == 200
+
+
+@pytest.mark.asan_ok
+def test_dribbled_stream_is_the_same_stream(raw):
+    raw.script(re_.dribble(1))
+    a = raw.chat(stream=True)
+    events = a.events()
+    assert [json.loads(e)["choices"][0]["delta"]["content"] for e in events[:-1]] == ["tok0", "tok1", ""]
+    assert events[-1] == "[DONE]"
+
+
+def test_big_answer_passes(raw):
+    text = json.dumps({"choices": [], "x": "y" * (8 << 20)}).encode()
+    raw.script(re_.answer(text))
+    assert raw.chat(timeout=30).body == text
+
+
+def test_answer_while_the_request_is_still_written_is_passed_on(raw):
+    """A 413 that comes early, before the engine has read the body, and a close: the client sees the 413."""
+    error = {"error": {"message": "too big", "type": "x", "param": None, "code": 413}}
+    raw.script(re_.early_answer("413 Payload Too Large", error))
+    a = raw.chat(text="x" * (8 << 20), timeout=30)
+    assert (a.status, a.json()) == (413, error)
+    assert raw.count() == 1
+
+
+def test_stray_bytes_behind_an_answer_end_the_connection(raw):
+    text = json.dumps(re_.CHAT).encode()
+    raw.script(re_.answer_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%sHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+                                % (len(text), text), then="keep"))
+    assert raw.chat().json() == re_.CHAT
+    assert raw.chat().json() == re_.CHAT
+    assert raw.engine.requests[1].index == 0, "a poisoned connection was reused"
+
+
+# ---- silence ----
+
+@pytest.mark.asan_ok
+def test_silent_engine_is_504_and_let_go(pair):
+    pair.default(re_.hang)
+    t0 = time.monotonic()
+    a = pair.chat(timeout=30)
+    check_openai(a, "engine_first_byte_timeout", status=504)
+    assert time.monotonic() - t0 < secs(8)
+    for r in pair.requests():
+        assert r.gone.wait(secs(5)), "the engine was not let go"
+    wait_idle(pair.fleet)
+
+
+@pytest.mark.parametrize("step", ["token_then_hang", "head_then_hang"])
+def test_engine_that_stalls_in_the_stream_is_an_error(pair, step):
+    pair.default(getattr(re_, step))
+    assert_broken_stream(pair.fleet)
+    assert pair.requests()[0].gone.wait(secs(5)), "the engine was not let go"
+    wait_idle(pair.fleet)
+
+
+def test_stalled_probe_makes_an_engine_dead_and_back_again(pair):
+    pair.engines[0].healthy = False
+    pair.wait_engines(["b"])
+    for _ in range(4):
+        assert pair.chat().header("x-slipstream-engine") == "b"
+    pair.engines[0].healthy = True
+    pair.wait_engines(["a", "b"])
+
+
+# ---- clients that leave ----
+
+def leave(client, how):
+    client.reset() if how == "reset" else client.close()
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_leaves_before_the_first_byte_cancels(raw, how, stream):
+    raw.script(re_.hang)
+    c = raw.client()
+    c.request("POST", PATH, chat("raw", "bye", stream=stream))
+    r = raw.engine.wait_request()
+    leave(c, how)
+    assert r.gone.wait(secs(3)), "the engine still works for nobody"
+    wait_idle(raw.fleet)
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("step", ["head_then_hang", "token_then_hang"])
+def test_client_that_leaves_a_silent_stream_cancels(raw, how, step):
+    raw.script(getattr(re_, step))
+    c = raw.client()
+    c.request("POST", PATH, chat("raw", "bye", stream=True))
+    assert c.read_head().status == 200
+    r = raw.engine.wait_request()
+    if step == "token_then_hang":
+        assert b"one" in c.read_chunk()
+    leave(c, how)
+    assert r.gone.wait(secs(3)), "the engine still works for nobody"
+    wait_idle(raw.fleet)
+
+
+def test_client_that_leaves_a_busy_stream_cancels(raw):
+    flood = Flood(1 << 30)
+    raw.script(flood)
+    with raw.client() as c:
+        c.request("POST", PATH, chat("raw", "bye", stream=True))
+        c.read_head()
+        c.read_chunk()
+    assert flood.ended.wait(secs(5)) and flood.request.gone.is_set()
+    wait_idle(raw.fleet)
+
+
+def test_client_that_leaves_in_its_body_starts_nothing(raw):
+    for how in ("close", "reset"):
+        c = raw.client()
+        c.send(f"POST {PATH} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+               .encode() + b"{" * 100)
+        leave(c, how)
+    assert raw.chat().status == 200
+    assert raw.count() == 1
+    wait_idle(raw.fleet)
+
+
+def test_many_clients_that_leave_at_once_leave_nothing_behind(raw):
+    raw.engine.default = re_.hang
+    fds = raw.worker.fd_count()
+    clients = [raw.client() for _ in range(40)]
+    for c in clients:
+        c.request("POST", PATH, chat("raw", "crowd"), [("X-Workflow-ID", "crowd")])
+    raw.engine.wait_request(40)
+    for i, c in enumerate(clients):
+        leave(c, "reset" if i % 2 else "close")
+    for r in raw.engine.requests[:40]:
+        assert r.gone.wait(secs(5))
+    wait_idle(raw.fleet)
+    wait_until("descriptors are back", 5, lambda: raw.worker.fd_count() <= fds + 4)
+
+
+def test_pipelined_request_behind_a_hanging_one_does_not_hide_the_leaving(raw):
+    raw.script(re_.hang)
+    c = raw.client()
+    c.request("POST", PATH, chat("raw", "one"))
+    r = raw.engine.wait_request()
+    c.request("GET", "/v1/models")
+    c.close()
+    assert r.gone.wait(secs(3))
+
+
+# ---- clients that are slow ----
+
+@pytest.mark.asan_ok
+def test_client_that_does_not_read_holds_the_engine_back(raw):
+    flood = Flood(96 << 20)
+    assert raw.chat().status == 200
+    raw.script(flood)
+    before = raw.worker.rss_kb()
+    with raw.client(rcvbuf=65536, timeout=60) as c:
+        c.request("POST", PATH, chat("raw", "slow reader", stream=True))
+        head = c.read_head()
+        assert head.status == 200
+        sent = flood.wait_blocked()
+        assert sent < 48 << 20, f"{sent >> 20} MB were taken for a client that reads nothing"
+        assert raw.worker.rss_kb() - before < 16384, "the worker hoards"
+        total = 0
+        while (piece := c.read_chunk()) is not None:
+            total += len(piece)
+        assert total == flood.sent >= 96 << 20, "bytes were lost"
+    wait_idle(raw.fleet)
+
+
+def test_client_that_never_reads_is_given_up(pair):
+    """write_timeout_ms: the request ends and the engine is let go, though the client keeps its connection."""
+    flood = Flood(1 << 30)
+    pair.default(flood)
+    with pair.client(rcvbuf=65536) as c:
+        c.request("POST", PATH, chat("raw", "never reads", stream=True))
+        flood.wait_blocked()
+        assert flood.ended.wait(secs(10)), "still waiting for a client that does not read"
+    wait_idle(pair.fleet)
+
+
+def test_slow_head_is_408(pair):
+    with pair.client() as c:
+        c.send(b"POST " + PATH.encode() + b" HTTP/1.1\r\nHost: t\r\n")
+        try:
+            assert c.read_answer().status == 408
+        except Broken:
+            raise AssertionError("closed without an answer") from None
+        assert c.is_closed()
+
+
+def test_dribbled_head_does_not_extend_the_deadline(pair):
+    t0 = time.monotonic()
+    with pair.client() as c:
+        c.send(b"POST " + PATH.encode() + b" HTTP/1.1\r\n")
+        try:
+            while time.monotonic() - t0 < secs(8):
+                c.send(b"X-A: b\r\n")
+                c.sock.settimeout(0.1)
+                try:
+                    if not c.sock.recv(4096):
+                        break
+                except TimeoutError:
+                    pass
+            else:
+                raise AssertionError("still open")
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    assert time.monotonic() - t0 < secs(5)
+
+
+def test_slow_body_is_408(pair):
+    with pair.client() as c:
+        c.send(f"POST {PATH} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+               .encode())
+        a = c.read_answer()
+        assert a.status == 408
+        assert c.is_closed()
+    assert pair.count() == 0
+
+
+def test_idle_connections_cost_nothing_and_block_nobody(raw):
+    idle = [socket.create_connection(("127.0.0.1", raw.port)) for _ in range(200)]
+    try:
+        assert raw.chat().status == 200
+    finally:
+        for s in idle:
+            s.close()
+
+
+# ---- engines that fall over (simulated ones) ----
+
+SIM_FAULTS = {"error": {"status": 500}, "garbage": {}, "bad_te": {}, "te_cl": {}, "dup_cl": {}, "reset": {},
+              "truncate": {"after_events": 2}, "stream_error": {"after_events": 2}, "stale": {}, "early": {},
+              "close_idle": {"delay_ms": 1}, "slow": {"delay_ms": 50}, "dribble": {"delay_ms": 0}}
+
+
+@pytest.mark.parametrize("mode", SIM_FAULTS)
+def test_every_fault_of_the_simulator_ends_in_an_answer(sim, mode):
+    """Whatever an engine does, each client gets an answer or a visibly broken one, in time."""
+    try:
+        for stream in (False, True):
+            for e in sim.engines:
+                e.fault(mode, 1, **SIM_FAULTS[mode])
+            for _ in range(3):
+                try:
+                    a = sim.chat(f"fault {mode}", stream=stream, max_tokens=8)
+                except Broken:
+                    assert mode in ("reset", "truncate")
+                    continue
+                assert a.status in (200, 413, 500, 502, 503), a
+                if a.status != 200:
+                    assert a.json()["error"]["message"]
+                elif stream:
+                    assert a.events()[-1] == "[DONE]" or '"error"' in a.events()[-1]
+                else:
+                    assert len(a.json()["choices"][0]["message"]["content"]) == 32
+    finally:
+        for e in sim.engines:
+            e.fault("none", 0)
+    sim.wait_engines()
+    assert sim.chat().status == 200
+
+
+@pytest.mark.slow
+def test_a_hundred_deaths(pair):
+    ends = ["read_and_close", "read_and_reset", "close_unread", "reset_unread"]
+    for i in range(100):
+        pair.engines[i % 2].default = getattr(re_, ends[i % 4])
+        pair.engines[(i + 1) % 2].default = re_.ok_json
+        assert pair.chat(headers=[("X-Workflow-ID", f"deaths-{i % 5}")]).status in (200, 502, 503)
+    wait_idle(pair.fleet)
+
+
+def test_fleet_without_an_engine_says_so():
+    with Fleet(engines=[], workers=1, with_mailbox=False) as f:
+        a = f.post(PATH, chat("raw"))
+        check_openai(a, ("model_not_found", "no_engine_available"))

@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that are killed, stopped, restarted, misconfigured, or find rubbish where they work."""
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from support import raw_engine as re_
+from support.fleet import Fleet, Load, slipctl
+from support.raw_engine import RawEngine
+from support.rawhttp import Broken, RawClient, chat, get
+from support.wait import secs, wait_until
+
+PATH = "/v1/chat/completions"
+
+
+def wf(workflow):
+    return [("X-Workflow-ID", workflow)]
+
+
+def leases(fleet):
+    return slipctl(fleet, "status", "--json")["scheduler"]["leases"]
+
+
+def wait_no_lease(fleet, seconds=5):
+    wait_until("no lease is held", seconds, lambda: leases(fleet) == 0, interval=0.05)
+
+
+def scheduler_ups(fleet):
+    return fleet.metrics().sum("slipstream_gateway_scheduler_up")
+
+
+@pytest.fixture
+def fleet(channel):
+    with Fleet(engines=2, workers=2, channel=channel) as f:
+        yield f
+
+
+@pytest.fixture
+def hanging(channel):
+    """One scripted engine, one worker."""
+    with RawEngine("raw") as engine:
+        with Fleet(engines=[engine], workers=1, channel=channel) as f:
+            f.engine = engine
+            yield f
+            engine.drop()
+
+
+# ---- the scheduler ----
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+def test_scheduler_killed_under_load_costs_no_request(fleet):
+    homes = {}
+    for i in range(8):
+        homes[f"load-{i}"] = fleet.chat("x", wf(f"load-{i}")).header("x-slipstream-engine")
+    with Load(fleet, threads=4) as load:
+        load.wait_more(20)
+        fleet.scheduler.kill9()
+        alone = load.wait_more(40)
+        fleet.scheduler.restart()
+        wait_until("both workers are back with the scheduler", 5, lambda: scheduler_ups(fleet) == 2)
+        back = load.wait_more(40)
+    assert load.errors == []
+    statuses = [a[0] for a in load.answers]
+    assert statuses == [200] * len(statuses), [s for s in statuses if s != 200][:5]
+    for _, workflow, engine in [*alone, *back]:
+        assert engine == homes[workflow], "a home moved with the scheduler's death"
+    wait_no_lease(fleet)
+    total = sum(fleet.status(w).json()["total_requests"] for w in homes)
+    assert 8 + len(load.answers) - len(alone) <= total <= 8 + len(load.answers), (total, len(load.answers), len(alone))
+
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+def test_homes_and_totals_survive_a_scheduler(fleet):
+    before = {}
+    for i in range(6):
+        w = f"kept-{i}"
+        for _ in range(3):
+            assert fleet.chat("remember " * 40, wf(w)).status == 200
+        wait_until("counted", 5, lambda w=w: fleet.status(w).json()["total_requests"] == 3)
+        before[w] = fleet.status(w).json()
+    fleet.scheduler.kill9()
+    fleet.scheduler.restart()
+    wait_until("both workers are back", 5, lambda: scheduler_ups(fleet) == 2)
+    for w, s in before.items():
+        assert fleet.chat("again", wf(w)).header("x-slipstream-engine") == s["assigned_instance"]
+        wait_until("counted", 5, lambda w=w: fleet.status(w).json()["total_requests"] == 4)
+        now = fleet.status(w).json()
+        assert now["tokens"]["prompt"] > s["tokens"]["prompt"]
+        assert now["tokens"]["cached"] >= s["tokens"]["cached"]
+        assert now["created"] == s["created"]
+
+
+@pytest.mark.channel
+def test_scheduler_stopped_by_sigterm_and_started_again(fleet):
+    with Load(fleet, threads=2) as load:
+        load.wait_more(10)
+        fleet.scheduler.stop()
+        load.wait_more(20)
+        fleet.scheduler.restart()
+        load.wait_more(20)
+    assert load.errors == []
+    assert {a[0] for a in load.answers} == {200}
+    wait_no_lease(fleet)
+
+
+@pytest.mark.channel
+def test_frozen_scheduler_does_not_freeze_the_gateways(fleet):
+    """Its heart stops: after 300 ms the workers decide alone. It thaws: nothing is counted twice or leaked."""
+    with Load(fleet, threads=2) as load:
+        load.wait_more(10)
+        fleet.scheduler.signal(signal.SIGSTOP)
+        load.wait_more(20, seconds=10)
+        fleet.scheduler.signal(signal.SIGCONT)
+        load.wait_more(20)
+    assert load.errors == []
+    assert {a[0] for a in load.answers} <= {200, 503}
+    assert sum(a[0] == 503 for a in load.answers) <= 4
+    wait_no_lease(fleet)
+
+
+@pytest.mark.channel
+def test_requests_in_flight_survive_a_scheduler(hanging):
+    """Killed and back while a request runs: the request ends well and its lease is known to the successor."""
+    go = threading.Event()
+
+    def slow(conn, request):
+        conn.read_body(request)
+        assert go.wait(secs(20))
+        conn.json_answer(re_.CHAT)
+
+    hanging.engine.script(slow)
+    with hanging.client() as c:
+        c.request("POST", PATH, chat("raw", "long"), wf("inflight"))
+        hanging.engine.wait_request()
+        hanging.scheduler.kill9()
+        hanging.scheduler.restart()
+        wait_until("the successor knows of the request", 5, lambda: leases(hanging) == 1, interval=0.05)
+        go.set()
+        assert c.read_answer().status == 200
+    wait_no_lease(hanging)
+
+
+@pytest.mark.channel
+def test_gateway_that_starts_before_any_scheduler_waits_for_it(channel):
+    with Fleet(engines=1, workers=0, channel=channel, with_mailbox=False) as f:
+        f.scheduler.stop()
+        w = f.worker(1, with_scheduler=False)
+        f.workers.append(w)
+        w.start().wait_ready()
+        assert f.chat().status in (200, 503)
+        f.scheduler.start().wait_ready()
+        wait_until("it is ready", 10, lambda: get(f.admin_port, "/ready").status == 200)
+        assert f.chat().status == 200
+
+
+def test_second_scheduler_in_one_run_dir_is_refused(sim):
+    p = sim.process("slipstream-scheduler", log="scheduler-2").start()
+    code = p.wait_end(5)
+    assert code not in (0, None) and code > 0, code
+    assert "scheduler" in p.log() and len(p.log()) > 20
+    assert sim.scheduler.is_alive()
+    assert sim.chat(headers=wf("second")).status == 200
+
+
+def test_second_mailbox_in_one_run_dir_is_refused(sim):
+    p = sim.process("slipstream-mailbox", log="mailbox-2").start()
+    assert p.wait_end(5) > 0
+    assert sim.post("/v1/workflows/second/messages", {"source_agent": "a", "target_agent": "b", "message_type": "m",
+                                                      "payload": 1}).status == 202
+
+
+# ---- the mailbox ----
+
+@pytest.mark.asan_ok
+def test_mailbox_killed_and_back():
+    with Fleet(engines=1, workers=1) as f:
+        message = {"source_agent": "a", "target_agent": "b", "message_type": "m", "payload": 1}
+        path = "/v1/workflows/mail/messages"
+        assert f.post(path, message).status == 202
+        f.mailbox.kill9()
+        t0 = time.monotonic()
+        a = f.post(path, message)
+        assert a.status == 503 and a.header("retry-after"), a
+        assert a.json()["code"] == "mailbox_unavailable"
+        assert time.monotonic() - t0 < secs(5)
+        assert f.chat().status == 200, "generation needs no mailbox"
+        f.mailbox.restart()
+        wait_until("posts are taken again", 10, lambda: f.post(path, message).status == 202)
+        assert f.get("/v1/workflows/mail/agents/b/messages").status == 200
+
+
+def test_parked_poll_survives_a_mailbox():
+    with Fleet(engines=1, workers=1) as f:
+        with f.client() as c:
+            c.request("GET", "/v1/workflows/mail/agents/b/messages?wait=30")
+            wait_until("parked", 5, lambda: f.get("/v1/workflows/mail/agents/b/mailbox").json().get("waiting") == 1)
+            f.mailbox.kill9()
+            f.mailbox.restart()
+            message = {"source_agent": "a", "target_agent": "b", "message_type": "m", "payload": "late"}
+            wait_until("posted", 10, lambda: f.post("/v1/workflows/mail/messages", message).status == 202)
+            a = c.read_answer()
+            assert a.status in (200, 503), a
+            if a.status == 200:
+                assert [m["payload"] for m in a.json()["messages"]] == ["late"]
+
+
+# ---- a worker ----
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+def test_leases_of_a_killed_worker_end_within_a_second(hanging):
+    hanging.engine.default = re_.hang
+    clients = [hanging.client() for _ in range(5)]
+    for c in clients:
+        c.request("POST", PATH, chat("raw", "lost"), wf("lost"))
+    hanging.engine.wait_request(5)
+    wait_until("five leases", 5, lambda: leases(hanging) == 5, interval=0.05)
+    hanging.workers[0].kill9()
+    wait_no_lease(hanging, 1.5)
+    for r in hanging.engine.requests[:5]:
+        assert r.gone.wait(secs(5))
+    for c in clients:
+        assert c.is_closed()
+        c.close()
+    hanging.workers[0].restart()
+    hanging.engine.default = re_.ok_json
+    assert hanging.chat().status == 200
+
+
+@pytest.mark.channel
+def test_killed_worker_costs_only_its_own_connections(fleet):
+    with Load(fleet, threads=6) as load:
+        load.wait_more(30)
+        fleet.workers[0].kill9()
+        load.wait_more(30)
+        fleet.workers[0].restart()
+        load.wait_more(30)
+    assert len(load.errors) <= 12, load.errors[:20]
+    assert {a[0] for a in load.answers} == {200}
+    wait_no_lease(fleet)
+
+
+def test_counters_survive_a_worker():
+    with Fleet(engines=1, workers=1, with_mailbox=False) as f:
+        for _ in range(5):
+            assert f.chat(max_tokens=1).status == 200
+        before = f.metrics().sum("slipstream_gateway_requests_total", status="200")
+        f.workers[0].kill9()
+        f.workers[0].restart()
+        assert f.metrics().sum("slipstream_gateway_requests_total", status="200") >= before >= 5
+
+
+@pytest.mark.asan_ok
+def test_sigterm_lets_open_streams_finish(raw_fleet_of_two):
+    f, engine = raw_fleet_of_two
+    go = threading.Event()
+
+    def slow_stream(conn, request):
+        conn.read_body(request)
+        conn.stream_head()
+        conn.event(re_.delta("one"))
+        assert go.wait(secs(20))
+        conn.event(re_.delta("two", "stop"))
+        conn.event("[DONE]")
+        conn.send("0\r\n\r\n")
+
+    engine.script(slow_stream)
+    with f.client() as c, f.client() as idle:
+        idle.request("GET", "/health")
+        assert idle.read_answer().status == 200
+        c.request("POST", PATH, chat("raw", "drain", stream=True))
+        assert c.read_head().status == 200
+        assert b"one" in c.read_chunk()
+        f.workers[0].signal(signal.SIGTERM)
+        wait_until("the listener is gone", 5, lambda: _refused(f.port))
+        assert idle.is_closed(), "an idle connection holds the drain up"
+        assert f.workers[0].is_alive(), "it did not wait for the stream"
+        go.set()
+        rest = b"".join(iter(c.read_chunk, None))
+        assert b"two" in rest and b"[DONE]" in rest
+    assert f.workers[0].wait_end(5) == 0
+    f.workers[0].restart()
+
+
+def test_drain_is_bounded(raw_fleet_of_two):
+    f, engine = raw_fleet_of_two
+    engine.script(re_.token_then_hang)
+    with f.client() as c:
+        c.request("POST", PATH, chat("raw", "drain", stream=True))
+        c.read_head()
+        f.workers[0].signal(signal.SIGTERM)
+        assert f.workers[0].wait_end(8) == 0
+    f.workers[0].restart()
+
+
+@pytest.fixture
+def raw_fleet_of_two():
+    with RawEngine("raw") as engine:
+        with Fleet(engines=[engine], workers=1, with_mailbox=False,
+                   gateway={"drain_timeout_ms": int(secs(3) * 1000)}) as f:
+            yield f, engine
+            engine.drop()
+
+
+def _refused(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) != 0
+
+
+# ---- reload ----
+
+@pytest.mark.asan_ok
+def test_sighup_brings_a_new_engine_in_and_an_old_one_out():
+    with RawEngine("one") as one, RawEngine("two") as two:
+        with Fleet(engines=[one], workers=1, with_mailbox=False) as f:
+            assert f.chat().header("x-slipstream-engine") == "one"
+            f.settings["engines"].append({"id": "two", "url": two.url, "models": ["raw"]})
+            f.write_config()
+            f.scheduler.signal(signal.SIGHUP)
+            f.workers[0].signal(signal.SIGHUP)
+            f.wait_engines(["one", "two"])
+            wait_until("both engines serve", 5,
+                       lambda: len({f.chat().header("x-slipstream-engine") for _ in range(6)}) == 2)
+            del f.settings["engines"][0]
+            f.write_config()
+            f.scheduler.signal(signal.SIGHUP)
+            f.wait_engines(["two"])
+            wait_until("only the new one serves", 5,
+                       lambda: {f.chat().header("x-slipstream-engine") for _ in range(6)} == {"two"})
+
+
+def test_sighup_with_a_bad_file_changes_nothing():
+    with Fleet(engines=1, workers=1) as f:
+        good = f.config.read_text()
+        f.config.write_text(good + "\nnonsense:\n  a: 1\n")
+        for p in (f.scheduler, f.mailbox, f.workers[0]):
+            p.signal(signal.SIGHUP)
+            wait_until(f"{p.name} complains", 5, lambda p=p: "nonsense" in p.log())
+        assert f.chat().status == 200
+        f.config.write_text(good)
+
+
+# ---- bad starts ----
+
+PROGRAMS = ("slipstream-gateway", "slipstream-scheduler", "slipstream-mailbox")
+
+
+@pytest.fixture(scope="module")
+def unstarted():
+    f = Fleet(engines=0, workers=0, with_scheduler=False, with_mailbox=False)
+    yield f
+    f.stop()
+
+
+def run_with(fleet, program, text, *args):
+    path = fleet.dir / f"bad-{os.urandom(4).hex()}.yaml"
+    path.write_text(text)
+    fleet_config, fleet.config = fleet.config, path
+    try:
+        p = fleet.process(program, *args, log=f"bad-{os.urandom(4).hex()}").start()
+    finally:
+        fleet.config = fleet_config
+    return p.wait_end(5), p.log()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("text,line,word", [
+    ("scheduler:\n  polcy: least\n", 2, "policy"), ("common:\n  log_level: info\n  time_scale: fast\n", 3, "time_scale"),
+    ("gateway:\n  max_requests: 0\n", 2, "max_requests"), ("gatewy:\n  listen: [127.0.0.1:1]\n", 1, "gateway"),
+    ("common:\n  log_level: [", 2, ""), ("engines:\n  - id: a\n    url: ftp://x\n", 3, "url"),
+    ("engines:\n  - id: a\n    url: http://127.0.0.1:1\n  - id: a\n    url: http://127.0.0.1:2\n", None, "a"),
+    ("mailbox:\n  ttl_ms: 5 parsecs\n", 2, "ttl_ms"), ("common:\n  channel: pigeon\n", 2, "channel"),
+    ("common:\n  run_dir: /tmp\n  run_dir: /tmp\n", 3, "run_dir")])
+def test_bad_configuration_is_78_with_its_line(unstarted, program, text, line, word):
+    code, log = run_with(unstarted, program, text)
+    assert code == 78, (code, log)
+    if line is not None:
+        assert f".yaml:{line}:" in log, log
+    assert word in log, log
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_check_only_checks(unstarted, program):
+    code, log = run_with(unstarted, program, unstarted.config.read_text(), "--check")
+    assert code == 0 and "ok" in log, (code, log)
+    code, log = run_with(unstarted, program, "nonsense: 1\n", "--check")
+    assert code == 78, (code, log)
+    code, log = run_with(unstarted, program, "", "--no-such-option")
+    assert code == 64, (code, log)
+
+
+def test_missing_configuration_is_named(unstarted):
+    p = unstarted.process("slipstream-scheduler", log="missing")
+    p.argv[p.argv.index("--config") + 1] = "/nonexistent/slipstream.yaml"
+    assert p.start().wait_end(5) == 78
+    assert "/nonexistent/slipstream.yaml" in p.log()
+
+
+@pytest.mark.asan_ok
+def test_port_in_use_is_said_clearly():
+    with Fleet(engines=0, workers=0, with_scheduler=False, with_mailbox=False) as f:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", f.port))
+            s.listen()
+            p = f.worker(1).start()
+            code = p.wait_end(5)
+        assert code > 0, code
+        assert str(f.port) in p.log(), p.log()
+
+
+def test_run_dir_that_cannot_be_written_is_said_clearly(unstarted):
+    for program in PROGRAMS:
+        code, log = run_with(unstarted, program, "common:\n  run_dir: /proc/nowhere\n")
+        assert code > 0 and "/proc/nowhere" in log, (program, code, log)
+
+
+# ---- rubbish in shared memory ----
+
+def segments(fleet):
+    return [fleet.run_dir / "fleet", fleet.run_dir / "metrics" / "scheduler", fleet.run_dir / "metrics" / "gateway-1"]
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("rubbish", ["empty", "short", "random", "zeros"])
+def test_rubbish_found_at_the_start_is_replaced(rubbish):
+    data = {"empty": b"", "short": b"slip", "random": os.urandom(1 << 20), "zeros": bytes(16 << 20)}[rubbish]
+    f = Fleet(engines=1, workers=1, with_mailbox=False)
+    (f.run_dir / "metrics").mkdir()
+    (f.run_dir / "sock").mkdir()
+    for path in segments(f):
+        path.write_bytes(data)
+    (f.run_dir / "metrics" / "stranger").write_bytes(data)
+    with f:
+        assert f.chat(headers=wf("rubbish")).status == 200
+        assert f.metrics().sum("slipstream_gateway_requests_total", status="200") >= 1
+
+
+def rewrite(path, change):
+    """Another file takes the name, as a wrong process would do it; nobody's mapping is touched."""
+    data = bytearray(path.read_bytes())
+    change(data)
+    other = path.with_name(path.name + ".new")
+    other.write_bytes(data)
+    os.rename(other, path)
+
+
+CHANGES = {
+    "magic": lambda d: d.__setitem__(slice(0, 8), b"notslip!"),
+    "kind": lambda d: d.__setitem__(slice(8, 12), b"\xff\0\0\0"),
+    "layout": lambda d: d.__setitem__(slice(12, 16), b"\x63\0\0\0"),
+    "size": lambda d: d.__setitem__(slice(16, 24), (1 << 50).to_bytes(8, "little")),
+    "boot id": lambda d: d.__setitem__(slice(40, 80), b"another boot".ljust(40, b"\0")),
+    "truncated": lambda d: d.__delitem__(slice(4096, None)),
+    "random behind the head": lambda d: d.__setitem__(slice(128, None), os.urandom(len(d) - 128)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_rubbish_under_a_running_fleet_hurts_nobody(change):
+    with Fleet(engines=1, workers=1, with_mailbox=False) as f:
+        assert f.chat(headers=wf("rubbish")).status == 200
+        for path in segments(f):
+            rewrite(path, CHANGES[change])
+        for _ in range(3):
+            assert f.chat(headers=wf("rubbish")).status == 200
+        assert get(f.admin_port, "/metrics").status == 200
+        f.scheduler.kill9()
+        f.scheduler.restart()
+        wait_until("the worker has found the new scheduler", 10, lambda: get(f.admin_port, "/ready").status == 200)
+        assert f.chat(headers=wf("rubbish")).status == 200
+        f.workers[0].kill9()
+        f.workers[0].restart()
+        assert f.chat(headers=wf("rubbish")).status == 200
+
+
+# ---- days that only builds with faults armed can have ----
+
+def armed():
+    from support.fleet import BUILD
+    return any(word in BUILD.name for word in ("asan", "debug"))
+
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+@pytest.mark.skipif(not armed(), reason="faults are compiled out of this build")
+@pytest.mark.parametrize("who,fault", [("scheduler", "publish_dies=1"), ("scheduler", "rpc_answer_lost=3"),
+                                       ("scheduler", "query_late=2"), ("gateway", "rpc_send_fails=3"),
+                                       ("gateway", "ring_full=5"), ("gateway", "engine_write_fails=2")])
+def test_armed_fault_costs_no_answer(channel, who, fault):
+    f = Fleet(engines=2, workers=1, channel=channel, with_mailbox=False)
+    victim = f.scheduler if who == "scheduler" else f.workers[0]
+    victim.env["SLIPSTREAM_FAULTS"] = "" if fault == "publish_dies=1" else fault
+    with f:
+        if fault == "publish_dies=1":
+            victim.kill9()
+            victim.env["SLIPSTREAM_FAULTS"] = fault
+            victim.start()
+            victim.wait_end(10)
+            victim.env["SLIPSTREAM_FAULTS"] = ""
+            victim.restart()
+        seen = [f.chat(f"{i}", wf(f"armed-{i % 3}")).status for i in range(12)]
+        assert set(seen) <= {200, 502, 503, 504} and seen.count(200) >= 8, seen
+        assert f.chat().status == 200
+        wait_no_lease(f, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.channel
+def test_scheduler_killed_ten_times_under_load(fleet):
+    with Load(fleet, threads=4) as load:
+        for _ in range(10):
+            load.wait_more(10)
+            fleet.scheduler.kill9()
+            load.wait_more(10)
+            fleet.scheduler.restart()
+    assert load.errors == []
+    assert {a[0] for a in load.answers} == {200}
+    wait_no_lease(fleet)
+
+
+def test_connection_storm_is_served():
+    """Many more connections than requests; then one more that works."""
+    with Fleet(engines=1, workers=1, with_mailbox=False, gateway={"max_connections": 64}) as f:
+        crowd = []
+        try:
+            for _ in range(100):
+                crowd.append(RawClient(f.port))
+        except OSError:
+            pass
+        for c in crowd:
+            c.close()
+
+        def served():
+            try:
+                return f.chat().status == 200
+            except (OSError, Broken):
+                return False
+
+        wait_until("a chat is served", 5, served)
