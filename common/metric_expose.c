@@ -184,7 +184,6 @@ static struct sum *sum_find(struct summing *t, uint32_t family, const char *labe
     }
     s = &t->sums[t->sum_count++];
     *s = (struct sum){.family = family, .label_len = len, .label_at = t->texts.len};
-    buf_reserve(&t->texts, 1); /* so that base is never NULL */
     buf_add(&t->texts, labels, len);
     t->families[family].series_count++;
     t->table[at] = t->sum_count;
@@ -273,44 +272,65 @@ static void segment_add(struct summing *t, const struct shm *shm)
 
 /* ---- text ---- */
 
+/* Most values are whole numbers; a scrape prints many thousands of them on a worker's loop, so
+ * these go without printf. */
 static void print_value(struct buf *out, double v)
 {
-    if (v == floor(v) && fabs(v) < 9007199254740992.0)
-        buf_addf(out, " %.0f\n", v);
-    else
+    char digits[24], *p = digits + sizeof(digits);
+    uint64_t whole;
+
+    if (v < 0 || v >= 9007199254740992.0 || v != floor(v)) {
         buf_addf(out, " %.15g\n", v);
+        return;
+    }
+    whole = (uint64_t)v;
+    *--p = '\n';
+    do {
+        *--p = (char)('0' + whole % 10);
+        whole /= 10;
+    } while (whole > 0);
+    *--p = ' ';
+    buf_add(out, p, (size_t)(digits + sizeof(digits) - p));
 }
 
-static void print_sample(struct buf *out, const struct metric_row *r, const char *suffix,
-                         const char *labels, uint32_t len, const char *le, double v)
+static void print_sample(struct buf *out, const char *name, const char *suffix, const char *labels,
+                         uint32_t len, const char *le, double v)
 {
-    buf_addf(out, "%s%s", r->name, suffix);
+    buf_adds(out, name);
+    buf_adds(out, suffix);
     if (len > 0 || le != NULL) {
-        buf_adds(out, "{");
+        buf_add(out, "{", 1);
         buf_add(out, labels, len);
-        if (le != NULL)
-            buf_addf(out, "%sle=\"%s\"", len > 0 ? "," : "", le);
-        buf_adds(out, "}");
+        if (le != NULL) {
+            buf_adds(out, len > 0 ? ",le=\"" : "le=\"");
+            buf_adds(out, le);
+            buf_add(out, "\"", 1);
+        }
+        buf_add(out, "}", 1);
     }
     print_value(out, v);
 }
 
-static void print_histogram(struct buf *out, const struct metric_row *r, const char *labels,
+/* The bounds as text, made once for each family. */
+struct bound_texts {
+    char le[METRIC_BUCKETS][20];
+};
+
+static void print_histogram(struct buf *out, const struct metric_row *r,
+                            const struct bound_texts *texts, const char *labels,
                             const struct sum *s)
 {
     double total = 0;
-    char le[32];
     uint32_t i;
 
     for (i = 0; i < r->bound_count; i++) {
         total += s->values[i];
-        snprintf(le, sizeof(le), "%.9g", r->bounds[i]);
-        print_sample(out, r, "_bucket", labels, s->label_len, le, total);
+        print_sample(out, r->name, "_bucket", labels, s->label_len, texts->le[i], total);
     }
     total += s->values[r->bound_count];
-    print_sample(out, r, "_bucket", labels, s->label_len, "+Inf", total);
-    print_sample(out, r, "_sum", labels, s->label_len, NULL, s->values[METRIC_VALUES - 1]);
-    print_sample(out, r, "_count", labels, s->label_len, NULL, total);
+    print_sample(out, r->name, "_bucket", labels, s->label_len, "+Inf", total);
+    print_sample(out, r->name, "_sum", labels, s->label_len, NULL, s->values[METRIC_VALUES - 1]);
+    print_sample(out, r->name, "_count", labels, s->label_len, NULL, total);
 }
 
 static void print_head(struct buf *out, const char *name, const char *help, const char *type)
@@ -342,7 +362,8 @@ static int order(const void *a, const void *b, void *arg)
 static void print_all(struct summing *t, struct buf *out)
 {
     static const char *const types[] = {"counter", "gauge", "histogram"};
-    uint32_t *sorted = calloc(t->sum_count + 1, sizeof(*sorted)), i, last = UINT32_MAX;
+    uint32_t *sorted = calloc(t->sum_count + 1, sizeof(*sorted)), i, k, last = UINT32_MAX;
+    struct bound_texts texts;
 
     must(sorted != NULL);
     for (i = 0; i < t->sum_count; i++)
@@ -353,13 +374,16 @@ static void print_all(struct summing *t, struct buf *out)
         const struct metric_row *r = &t->families[s->family].row;
         const char *labels = t->texts.base + s->label_at;
 
-        if (s->family != last)
+        if (s->family != last) {
             print_head(out, r->name, r->help, types[r->kind]);
+            for (k = 0; k < r->bound_count; k++)
+                snprintf(texts.le[k], sizeof(texts.le[k]), "%.9g", r->bounds[k]);
+        }
         last = s->family;
         if (r->kind == METRIC_HISTOGRAM)
-            print_histogram(out, r, labels, s);
+            print_histogram(out, r, &texts, labels, s);
         else
-            print_sample(out, r, "", labels, s->label_len, NULL, s->values[0]);
+            print_sample(out, r->name, "", labels, s->label_len, NULL, s->values[0]);
     }
     free(sorted);
     print_head(out, "slipstream_metric_series_dropped_total",
@@ -388,6 +412,7 @@ enum err metric_expose(const char *run_dir, const char *skip_label, struct buf *
     dir = opendir(path);
     if (dir == NULL)
         return ERR_IO;
+    buf_reserve(&t.texts, METRIC_LABEL_BYTES); /* from here on base is not NULL */
     while (files < FILES_MAX && (d = readdir(dir)) != NULL) {
         if (!name_is_file(d->d_name))
             continue;
