@@ -48,7 +48,7 @@ forbid "nng stays in common/rpc_nng.c" "$inc<nng/" $(pick '.' '^common/rpc_nng\.
 forbid "mappings stay in common/shm.c" "$inc<sys/mman\.h>" $(pick '.' '^(common/shm\.c$|tests/)')
 forbid "libyaml stays in common/conf.c" "$inc<yaml\.h>" $(pick '.' '^common/conf\.c$')
 forbid "a core has no sockets, threads, clock or messages" \
-    "$inc(<(sys/socket|sys/epoll|pthread|time|curl/|zmq|unistd)|\"(common/(clock|loop|rpc|inbox)\.h|proto/))" \
+    "$inc(<(sys/socket|sys/epoll|pthread|time|curl/|zmq|unistd)|\"(common/(loop|rpc|inbox)\.h|proto/))|clock_(ns|ms|wall_ms)\\(" \
     $(pick '^(scheduler|mailbox)/(core|queue|lease|engine|index|gate|box|waiters|policy)[a-z_]*\.[ch]$')
 forbid "includes begin at the root" "$inc\"[^/]*\"" $(pick '.' '^tests/')
 }
