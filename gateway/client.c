@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/must.h"
+#include "gateway/finish.h"
+#include "gateway/phr.h"
+#include "gateway/request.h"
+#include "gateway/worker.h"
+
+#define DROP_MIN_BYTES 1024u
+
+/* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
+ * size must be there. */
+static __thread h2o_buffer_prototype_t stub_prototype = {{16}, {64, 0, NULL, NULL, -1}, NULL};
+
+static bool is_http1(const struct gw_request *r)
+{
+    return r->req->version < 0x200;
+}
+
+static struct client *client_of(struct gw *gw, int fd)
+{
+    return fd >= 0 && (size_t)fd < gw->by_fd_count ? gw->by_fd[fd] : NULL;
+}
+
+static void on_sock_close(void *data)
+{
+    struct client *c = data;
+    struct gw *gw = c->gw;
+
+    gw->by_fd[c->fd] = NULL;
+    list_remove(&c->node);
+    gw->client_count--;
+    free(c);
+    if (!gw->accepting && !gw->draining)
+        listeners_pause(gw, false);
+}
+
+void client_accepted(struct gw *gw, h2o_socket_t *sock)
+{
+    struct client *c = calloc(1, sizeof(*c));
+    int fd = h2o_socket_get_fd(sock);
+
+    must(c != NULL && fd >= 0);
+    if ((size_t)fd >= gw->by_fd_count) {
+        size_t count = ((size_t)fd + 1) * 2;
+
+        gw->by_fd = realloc(gw->by_fd, count * sizeof(*gw->by_fd));
+        must(gw->by_fd != NULL);
+        memset(gw->by_fd + gw->by_fd_count, 0, (count - gw->by_fd_count) * sizeof(*gw->by_fd));
+        gw->by_fd_count = count;
+    }
+    *c = (struct client){.gw = gw, .sock = sock, .fd = fd};
+    c->accepted_ns = c->idle_since_ns = clock_ns();
+    gw->by_fd[fd] = c;
+    list_push(&gw->clients, &c->node);
+    gw->client_count++;
+    sock->on_close.cb = on_sock_close;
+    sock->on_close.data = c;
+    if (gw->client_count >= gw->conf->gateway.max_connections)
+        listeners_pause(gw, true);
+}
+
+void client_attach(struct gw_request *r)
+{
+    h2o_socket_t *s;
+
+    if (!is_http1(r))
+        return;
+    s = r->req->conn->callbacks->get_socket(r->req->conn);
+    r->client = client_of(r->gw, h2o_socket_get_fd(s));
+    if (r->client != NULL) {
+        r->client->active = r;
+        r->client->first_byte_ns = 0;
+    }
+}
+
+void client_detach(struct gw_request *r)
+{
+    if (r->client != NULL) {
+        r->client->active = NULL;
+        r->client->idle_since_ns = clock_ns();
+        r->client = NULL;
+    }
+}
+
+static bool has_left(int fd)
+{
+    char c;
+    ssize_t n;
+
+    do
+        n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    return n == 0 || (n < 0 && errno != EAGAIN);
+}
+
+static void on_readable(h2o_socket_t *sock, const char *err)
+{
+    struct client *c;
+    struct gw_request *r;
+
+    c = sock->on_close.data; /* sock->data belongs to h2o */
+    r = c != NULL ? c->active : NULL;
+    if (r == NULL || r->finished)
+        return;
+    if (err != NULL || (sock->ssl == NULL && has_left(c->fd))) {
+        request_gone(r);
+        return;
+    }
+    h2o_socket_read_stop(sock); /* the next request is already there; it waits for its turn */
+}
+
+void client_watch(struct gw_request *r)
+{
+    h2o_socket_t *s;
+
+    if (r->client == NULL)
+        return;
+    s = r->client->sock;
+    if (s->ssl == NULL)
+        h2o_socket_dont_read(s, 1);
+    h2o_socket_read_start(s, on_readable);
+}
+
+void client_before_final(struct gw_request *r)
+{
+    if (r->client == NULL)
+        return;
+    h2o_socket_dont_read(r->client->sock, 0);
+    if (r->body_dropped)
+        h2o_socket_read_stop(r->client->sock);
+}
+
+void client_kill(struct gw_request *r)
+{
+    if (r->client != NULL)
+        shutdown(r->client->fd, SHUT_RDWR);
+}
+
+void client_reset_on_close(struct gw_request *r)
+{
+    struct linger hard = {.l_onoff = 1, .l_linger = 0};
+
+    if (r->client != NULL && r->client->sock->ssl == NULL)
+        setsockopt(r->client->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+}
+
+void client_drop_body(struct gw_request *r)
+{
+    h2o_buffer_t *old, *stub;
+    h2o_socket_t *s;
+    size_t used;
+
+    if (r->client == NULL || r->body_dropped || r->req->entity.base == NULL ||
+        exchange_is_writing(&r->x))
+        return;
+    s = r->client->sock;
+    used = (size_t)(r->req->entity.base + r->req->entity.len - s->input->bytes);
+    if (s->ssl != NULL || s->input->size != used || used < DROP_MIN_BYTES)
+        return;
+    old = s->input;
+    h2o_buffer_init(&stub, &stub_prototype);
+    h2o_buffer_reserve(&stub, 1);
+    stub->size = used;
+    s->input = stub;
+    h2o_buffer_dispose(&old);
+    r->req->entity = h2o_iovec_init(NULL, 0);
+    r->gw->body_bytes -= r->held_bytes;
+    r->held_bytes = 0;
+    r->body_dropped = true;
+}
+
+static void head_expired(struct client *c)
+{
+    static const char body[] = "{\"error\":{\"message\":\"The request did not arrive in "
+                               "time.\",\"type\":\"timeout_error\","
+                               "\"param\":null,\"code\":\"request_timeout\"}}";
+    char answer[400];
+    int n;
+
+    if (c->sock->ssl == NULL && !c->answered_408) {
+        n = snprintf(answer, sizeof(answer),
+                     "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: "
+                     "application/json\r\n"
+                     "Content-Length: %zu\r\n\r\n%s",
+                     sizeof(body) - 1, body);
+        if (send(c->fd, answer, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            log_debug("send_failed", "fd=%d", c->fd);
+        worker_error_count(c->gw, ERR_HEAD_TIMEOUT);
+    }
+    c->answered_408 = true;
+    log_info("client_closed", "fd=%d reason=\"%s\"", c->fd, err_text(ERR_HEAD_TIMEOUT));
+    shutdown(c->fd, SHUT_RDWR);
+}
+
+static bool head_is_complete(const h2o_buffer_t *in)
+{
+    struct phr_header headers[H2O_MAX_HEADERS];
+    size_t count = H2O_MAX_HEADERS, ml, pl;
+    const char *m, *p;
+    int minor;
+
+    return phr_parse_request(in->bytes, in->size, &m, &ml, &p, &pl, &minor, headers, &count, 0) > 0;
+}
+
+/* Once a second: heads, bodies and idle connections that have had their time. h2o's own timer
+ * covers them all in one and says nothing. */
+void clients_sweep(struct gw *gw, uint64_t now_ns)
+{
+    const struct conf_gateway *conf = &gw->conf->gateway;
+
+    list_for_safe(n, &gw->clients)
+    {
+        struct client *c = container_of(n, struct client, node);
+        const h2o_buffer_t *in = c->sock->input;
+        uint64_t limit_ms;
+
+        if (c->active != NULL)
+            continue;
+        if (in->size == 0) {
+            uint64_t idle_ms = (now_ns - c->idle_since_ns) / NS_PER_MS;
+
+            c->first_byte_ns = 0;
+            /* A connection that never sent a byte owes us a head. */
+            if (c->idle_since_ns == c->accepted_ns && idle_ms > conf->head_timeout_ms)
+                head_expired(c);
+            else if (idle_ms > conf->keepalive_timeout_ms)
+                shutdown(c->fd, SHUT_RDWR);
+            continue;
+        }
+        if (c->first_byte_ns == 0)
+            c->first_byte_ns = c->idle_since_ns == c->accepted_ns ? c->accepted_ns : now_ns;
+        limit_ms = head_is_complete(in) ? conf->body_timeout_ms : conf->head_timeout_ms;
+        if ((now_ns - c->first_byte_ns) / NS_PER_MS > limit_ms)
+            head_expired(c);
+    }
+}
+
+void clients_drain(struct gw *gw)
+{
+    list_for_safe(n, &gw->clients)
+    {
+        struct client *c = container_of(n, struct client, node);
+
+        if (c->active == NULL && c->sock->input->size == 0)
+            shutdown(c->fd, SHUT_RD);
+    }
+}
+
+void clients_close_all(struct gw *gw)
+{
+    list_for_safe(n, &gw->clients)
+    {
+        shutdown(container_of(n, struct client, node)->fd, SHUT_RDWR);
+    }
+}

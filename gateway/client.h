@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GW_CLIENT_H
+#define GW_CLIENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <h2o.h>
+
+#include "common/err.h"
+#include "common/list.h"
+
+/*
+ * Client connections: accepting them, noticing that one has left, and closing the slow and the
+ * idle.
+ *
+ * h2o's HTTP/1 server stops reading once it has a request, so nobody would see a client leave while
+ * we wait for the engine. The connection is kept readable here instead, without reading; see
+ * client_watch().
+ */
+struct gw;
+struct gw_request;
+
+struct client {
+    struct list node; /* on gw->clients */
+    struct gw *gw;
+    h2o_socket_t *sock;
+    struct gw_request *active; /* HTTP/1: the request being answered */
+    uint64_t accepted_ns, idle_since_ns,
+        first_byte_ns; /* first_byte: of a head or body that is not complete yet; 0 = none */
+    int fd;
+    bool answered_408;
+};
+
+void client_accepted(struct gw *gw, h2o_socket_t *sock); /* before h2o_accept() */
+enum err listeners_open(struct gw *gw);
+void listeners_stop(struct gw *gw); /* accept no more */
+void listeners_pause(struct gw *gw, bool pause);
+void clients_sweep(struct gw *gw, uint64_t now_ns);
+void clients_drain(struct gw *gw); /* closes the idle ones */
+void clients_close_all(struct gw *gw);
+
+void client_attach(
+    struct gw_request *r); /* r becomes the active request of its HTTP/1 connection */
+void client_detach(struct gw_request *r);
+void client_watch(struct gw_request *r); /* from now on a leaving client is seen: request_gone() */
+void client_before_final(struct gw_request *r); /* before the last h2o_send() */
+void client_kill(
+    struct gw_request *r); /* makes h2o close the connection even with a write in flight */
+void client_reset_on_close(struct gw_request *r); /* an abort must not look like an end */
+/* Frees most of the memory of a body that nobody needs any more. */
+void client_drop_body(struct gw_request *r);
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/keys.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include "common/log.h"
+#include "gateway/request.h"
+
+struct gw_key {
+    unsigned char hash[SHA256_DIGEST_LENGTH];
+    char tenant[201];
+    char engine[64]; /* not empty: sent to this engine */
+    char *secret;    /* engines only */
+    uint32_t max_requests, active;
+};
+
+/* First line of a file, without white space around it. NULL with errno for what went wrong. */
+static char *secret_read(const char *path)
+{
+    char line[1024], *s = line;
+    FILE *f = fopen(path, "r");
+    size_t n;
+
+    if (f == NULL)
+        return NULL;
+    if (fgets(line, sizeof(line), f) == NULL)
+        line[0] = '\0';
+    fclose(f);
+    while (isspace((unsigned char)*s))
+        s++;
+    n = strlen(s);
+    while (n > 0 && isspace((unsigned char)s[n - 1]))
+        s[--n] = '\0';
+    s = n > 0 ? strdup(s) : NULL;
+    OPENSSL_cleanse(line, sizeof(line));
+    return s;
+}
+
+static enum err key_add(struct gw *gw, const char *file, const char *tenant, const char *engine,
+                        uint32_t max_requests)
+{
+    char *secret = secret_read(file);
+    struct gw_key *k;
+
+    if (secret == NULL) {
+        log_error("key_unreadable", "file=%s", file);
+        return ERR_CONF;
+    }
+    gw->keys = realloc(gw->keys, (gw->key_count + 1) * sizeof(*gw->keys));
+    if (gw->keys == NULL)
+        return ERR_NOMEM;
+    k = &gw->keys[gw->key_count++];
+    memset(k, 0, sizeof(*k));
+    SHA256((const unsigned char *)secret, strlen(secret), k->hash);
+    snprintf(k->tenant, sizeof(k->tenant), "%s", tenant);
+    snprintf(k->engine, sizeof(k->engine), "%s", engine);
+    k->max_requests = max_requests;
+    if (engine[0] != '\0') {
+        k->secret = secret;
+    } else {
+        OPENSSL_cleanse(secret, strlen(secret));
+        free(secret);
+    }
+    return ERR_OK;
+}
+
+enum err keys_load(struct gw *gw, const struct conf *conf)
+{
+    enum err e = ERR_OK;
+    size_t i;
+
+    for (i = 0; i < conf->key_count && e == ERR_OK; i++)
+        e = key_add(gw, conf->keys[i].file, conf->keys[i].tenant, "", conf->keys[i].max_requests);
+    for (i = 0; i < conf->engine_count && e == ERR_OK; i++)
+        if (conf->engines[i].key_file[0] != '\0')
+            e = key_add(gw, conf->engines[i].key_file, "", conf->engines[i].id, 0);
+    return e;
+}
+
+void keys_free(struct gw *gw)
+{
+    size_t i;
+
+    for (i = 0; i < gw->key_count; i++)
+        free(gw->keys[i].secret);
+    free(gw->keys);
+    gw->keys = NULL;
+    gw->key_count = 0;
+}
+
+static bool has_client_keys(const struct gw *gw)
+{
+    return gw->conf->key_count > 0;
+}
+
+enum err keys_check(struct gw_request *r)
+{
+    struct gw *gw = r->gw;
+    const h2o_headers_t *hs = &r->req->headers;
+    unsigned char hash[SHA256_DIGEST_LENGTH];
+    h2o_iovec_t v = {NULL, 0};
+    struct gw_key *found = NULL;
+    ssize_t at;
+    size_t i;
+
+    if (!has_client_keys(gw))
+        return ERR_OK;
+    at = h2o_find_header(hs, H2O_TOKEN_AUTHORIZATION, -1);
+    if (at >= 0) {
+        v = hs->entries[at].value;
+        if (v.len > 7 && h2o_lcstris(v.base, 7, H2O_STRLIT("bearer ")))
+            v = h2o_iovec_init(v.base + 7, v.len - 7);
+        else
+            v.len = 0;
+    } else {
+        at = h2o_find_header_by_str(hs, H2O_STRLIT("x-api-key"), -1);
+        if (at >= 0)
+            v = hs->entries[at].value;
+    }
+    if (v.len == 0)
+        return ERR_AUTH;
+    SHA256((const unsigned char *)v.base, v.len, hash);
+    for (i = 0; i < gw->key_count; i++)
+        if (gw->keys[i].engine[0] == '\0' &&
+            CRYPTO_memcmp(gw->keys[i].hash, hash, sizeof(hash)) == 0)
+            found = &gw->keys[i];
+    if (found == NULL)
+        return ERR_AUTH;
+    if (found->max_requests > 0 && found->active >= found->max_requests)
+        return ERR_TOO_MANY;
+    found->active++;
+    r->key = found;
+    r->tenant = request_strdup(r, found->tenant, strlen(found->tenant));
+    return ERR_OK;
+}
+
+void keys_release(struct gw_request *r)
+{
+    size_t i;
+
+    for (i = 0; i < r->gw->key_count; i++)
+        if (&r->gw->keys[i] == r->key)
+            r->gw->keys[i].active--;
+    r->key = NULL;
+}
+
+const char *keys_of_engine(const struct gw *gw, const char *engine_id)
+{
+    size_t i;
+
+    for (i = 0; i < gw->key_count; i++)
+        if (gw->keys[i].engine[0] != '\0' && strcmp(gw->keys[i].engine, engine_id) == 0)
+            return gw->keys[i].secret;
+    return NULL;
+}

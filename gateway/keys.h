@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GW_KEYS_H
+#define GW_KEYS_H
+
+#include "common/err.h"
+#include "gateway/worker.h"
+
+/*
+ * API keys: whose request is this, and which key does an engine want. Keys live in files; only
+ * their SHA-256 is kept, and comparing takes the same time for every key.
+ */
+struct gw_request;
+
+enum err keys_load(struct gw *gw, const struct conf *conf); /* logs what is wrong with which file */
+void keys_free(struct gw *gw);
+/* Sets r->tenant and r->key from "Authorization: Bearer" or "x-api-key"; ERR_AUTH. Everybody is
+ * welcome while no key is configured. */
+enum err keys_check(struct gw_request *r);
+void keys_release(struct gw_request *r);
+const char *keys_of_engine(const struct gw *gw,
+                           const char *engine_id); /* NULL: the client's own goes through */
+
+#endif

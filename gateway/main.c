@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+#include "common/clock.h"
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/proc.h"
+#include "gateway/client.h"
+#include "gateway/engine_link.h"
+#include "gateway/keys.h"
+#include "gateway/look.h"
+#include "gateway/mailbox_link.h"
+#include "gateway/placement.h"
+#include "gateway/request.h"
+#include "gateway/routes.h"
+#include "gateway/worker.h"
+
+#define EXIT_UNAVAILABLE 69
+#define H2O_BODY_HEADROOM (1u << 20)
+
+static const struct metric_desc metric_table[] = {
+#define METRIC METRIC_ROW_DESC
+#include "gateway/metrics.def"
+#undef METRIC
+};
+
+/* ---- common/rpc on h2o's loop ---- */
+
+struct fd_watch {
+    h2o_socket_t *sock;
+    void (*on_readable)(void *arg);
+    void *arg;
+};
+
+static void on_watch(h2o_socket_t *sock, const char *err)
+{
+    struct fd_watch *w = sock->data;
+
+    (void)err; /* the owner finds out when it reads */
+    w->on_readable(w->arg);
+}
+
+/* h2o closes the descriptors of its sockets; the channel's stay its own, so each watch has a copy.
+ */
+static void *watch_add(void *ctx, int fd, void (*on_readable)(void *arg), void *arg)
+{
+    struct gw *gw = ctx;
+    struct fd_watch *w = calloc(1, sizeof(*w));
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (w == NULL || copy < 0)
+        abort();
+    w->on_readable = on_readable;
+    w->arg = arg;
+    w->sock = h2o_evloop_socket_create(gw->ctx.loop, copy, H2O_SOCKET_FLAG_DONT_READ);
+    w->sock->data = w;
+    h2o_socket_read_start(w->sock, on_watch);
+    return w;
+}
+
+static void watch_remove(void *ctx, void *watch)
+{
+    struct fd_watch *w = watch;
+
+    (void)ctx;
+    h2o_socket_close(w->sock);
+    free(w);
+}
+
+/* ---- signals ---- */
+
+static void drain_begin(struct gw *gw)
+{
+    if (gw->draining)
+        return;
+    log_info("draining", "requests=%u", gw->requests.used);
+    proc_stopping("draining");
+    gw->draining = true;
+    gw->drain_until_ns = clock_ns() + gw->conf->gateway.drain_timeout_ms * NS_PER_MS;
+    listeners_stop(gw);
+    h2o_context_request_shutdown(&gw->ctx);
+    clients_drain(gw);
+}
+
+static void conf_reload(struct gw *gw)
+{
+    struct conf *fresh = NULL;
+    struct buf errors = {0};
+
+    proc_reloading();
+    if (conf_load(gw->conf->path, &fresh, &errors) != ERR_OK) {
+        log_error("reload_refused", "errors=\"%s\"", buf_cstr(&errors));
+    } else {
+        struct gw probe = {.conf = fresh};
+
+        /* Time limits, budgets and keys change at once; addresses and channels need a restart. */
+        if (keys_load(&probe, fresh) == ERR_OK && gw->requests.used == 0) {
+            keys_free(gw);
+            gw->keys = probe.keys;
+            gw->key_count = probe.key_count;
+        } else {
+            keys_free(&probe);
+        }
+        fresh->common.channel = gw->conf->common.channel;
+        log_set_level((enum log_level)fresh->common.log_level);
+        conf_free(gw->conf);
+        gw->conf = fresh;
+        log_info("reloaded", "file=%s", fresh->path);
+    }
+    buf_fini(&errors);
+    proc_ready("running");
+}
+
+static void on_signal(void *arg)
+{
+    struct gw *gw = arg;
+    struct signalfd_siginfo info;
+
+    while (read(gw->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP)
+            conf_reload(gw);
+        else if (gw->draining)
+            gw->drain_until_ns = 0; /* a second signal: at once */
+        else
+            drain_begin(gw);
+    }
+}
+
+static void signals_open(struct gw *gw)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    gw->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    watch_add(gw, gw->signal_fd, on_signal, gw);
+}
+
+/* ---- set-up ---- */
+
+static SSL_CTX *tls_open(const struct conf_gateway *conf)
+{
+    static const h2o_iovec_t http1_only[] = {{H2O_STRLIT("http/1.1")}, {NULL, 0}};
+    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+
+    if (ctx == NULL)
+        return NULL;
+    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    if (SSL_CTX_use_certificate_chain_file(ctx, conf->tls_cert_file) != 1 ||
+        SSL_CTX_use_PrivateKey_file(ctx, conf->tls_key_file, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_check_private_key(ctx) != 1) {
+        log_error("tls_failed", "cert=%s key=%s error=\"%s\"", conf->tls_cert_file,
+                  conf->tls_key_file, ERR_reason_error_string(ERR_peek_last_error()));
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    h2o_ssl_register_alpn_protocols(ctx, conf->http2 ? h2o_alpn_protocols : http1_only);
+    return ctx;
+}
+
+static enum err server_open(struct gw *gw)
+{
+    const struct conf_gateway *conf = &gw->conf->gateway;
+    h2o_hostconf_t *data, *admin;
+    h2o_hostconf_t **hosts;
+
+    h2o_config_init(&gw->config);
+    gw->config.server_name = h2o_iovec_init(H2O_STRLIT(""));
+    gw->config.http1.upgrade_to_http2 = conf->http2;
+    gw->config.http1.req_timeout =
+        (uint64_t)conf->keepalive_timeout_ms + conf->body_timeout_ms + 5000;
+    gw->config.max_request_entity_size = (size_t)conf->max_body_bytes + H2O_BODY_HEADROOM;
+    data = h2o_config_register_host(&gw->config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    admin = h2o_config_register_host(&gw->config, h2o_iovec_init(H2O_STRLIT("admin")), 65535);
+    routes_register(gw, data, LISTENER_DATA);
+    routes_register(gw, admin, LISTENER_ADMIN);
+    h2o_context_init(&gw->ctx, h2o_evloop_create(), &gw->config);
+    hosts = calloc(4, sizeof(*hosts));
+    if (hosts == NULL)
+        return ERR_NOMEM;
+    hosts[0] = data;
+    hosts[2] = admin;
+    gw->accept_data = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts};
+    gw->accept_admin = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts + 2};
+    if (conf->tls_cert_file[0] != '\0') {
+        gw->accept_data.ssl_ctx = tls_open(conf);
+        if (gw->accept_data.ssl_ctx == NULL)
+            return ERR_CONF;
+    }
+    return ERR_OK;
+}
+
+static enum err metrics_open(struct gw *gw)
+{
+    enum err e;
+    unsigned i;
+
+    e = metric_open(gw->conf->common.run_dir, gw->name, metric_table, GW_M_COUNT, 2048,
+                    &gw->metric_file);
+    for (i = 0; e == ERR_OK && i < GW_M_COUNT; i++)
+        if (metric_table[i].labels[0] == '\0')
+            gw->m[i] = metric_get(gw->metric_file, i, NULL);
+    for (i = 0; e == ERR_OK && i < GW_STATES; i++) {
+        const char *label = state_name((enum gw_state)i);
+
+        gw->m_state[i] = metric_get(gw->metric_file, GW_M_active, &label);
+    }
+    return e;
+}
+
+/* Big bodies otherwise cost a fresh mapping, and its page faults, each time a buffer doubles. */
+static void malloc_tune(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
+    mallopt(M_TOP_PAD, 16 << 20);
+    h2o_socket_buffer_mmap_settings.threshold =
+        SIZE_MAX; /* never to a file in the temporary folder */
+}
+
+static enum err access_open(struct gw *gw)
+{
+    const char *path = gw->conf->gateway.access_log;
+
+    gw->access_fd = -1;
+    if (path[0] == '\0')
+        return ERR_OK;
+    gw->access_fd = strcmp(path, "-") == 0
+                        ? dup(STDERR_FILENO)
+                        : open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+    if (gw->access_fd < 0) {
+        log_error("access_log_failed", "file=%s error=\"%s\"", path, strerror(errno));
+        return ERR_CONF;
+    }
+    return ERR_OK;
+}
+
+static enum err gw_open(struct gw *gw)
+{
+    enum err e;
+
+    list_init(&gw->ready);
+    list_init(&gw->clients);
+    timers_init(&gw->timers);
+    pool_init(&gw->requests, sizeof(struct gw_request), gw->conf->gateway.max_requests);
+    look_init(gw);
+    fleet_init(&gw->fleet, gw->conf->common.run_dir);
+    gw->body_budget = gw->conf->gateway.body_budget_bytes;
+    if (gw->body_budget == 0)
+        gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
+    gw->retry_tokens = 10;
+    gw->retry_at_ns = clock_ns();
+    e = server_open(gw);
+    if (e != ERR_OK)
+        return e;
+    gw->rpc_host = (struct rpc_host){
+        .ctx = gw, .watch = watch_add, .unwatch = watch_remove, .timers = &gw->timers};
+    signals_open(gw);
+    e = metrics_open(gw);
+    if (e != ERR_OK) {
+        log_error("metrics_failed", "run_dir=%s error=\"%s\"", gw->conf->common.run_dir,
+                  err_text(e));
+        return e;
+    }
+    e = engine_pools_init(gw);
+    if (e == ERR_OK)
+        e = access_open(gw);
+    if (e == ERR_OK)
+        e = keys_load(gw, gw->conf);
+    if (e == ERR_OK)
+        e = placement_open(gw);
+    if (e == ERR_OK)
+        e = mailbox_open(gw);
+    fleet_refresh(&gw->fleet, clock_ns());
+    return e == ERR_OK ? listeners_open(gw) : e;
+}
+
+static void gw_close(struct gw *gw)
+{
+    gw->stopped = true;
+    clients_close_all(gw);
+    placement_close(gw);
+    mailbox_close(gw);
+    if (gw->pools != NULL)
+        engine_pools_fini(gw);
+    if (gw->metric_file != NULL)
+        metric_close(gw->metric_file);
+    fleet_fini(&gw->fleet);
+}
+
+int main(int argc, char **argv)
+{
+    struct proc_args args = {
+        .name = "slipstream-gateway",
+        .summary = "One worker of the Slipstream gateway: HTTP in, inference engines out.",
+        .has_instance = true};
+    static struct gw gw;
+    enum err e;
+
+    proc_start(&args, argc, argv, &gw.conf);
+    fault_init();
+    malloc_tune();
+    signal(SIGPIPE, SIG_IGN);
+    gw.instance = args.instance;
+    snprintf(gw.name, sizeof(gw.name), "gateway-%u", gw.instance);
+    e = gw_open(&gw);
+    if (e != ERR_OK) {
+        gw_close(&gw);
+        return e == ERR_CONF ? 78 : EXIT_UNAVAILABLE;
+    }
+    log_info("ready", "listeners=%zu", gw.listener_count);
+    proc_ready("running");
+    worker_run(&gw);
+    log_info("stopped", "requests=%u", gw.requests.used);
+    gw_close(&gw);
+    return 0;
+}

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/placement.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/scheduler.pb-c.h"
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/must.h"
+#include "gateway/finish.h"
+#include "gateway/methods.h"
+#include "gateway/worker.h"
+
+#define RESUME_PAGE 64u
+
+typedef Slipstream__V1__Query query_msg;
+typedef Slipstream__V1__Decision decision_msg;
+typedef Slipstream__V1__ReportItem report_msg;
+
+static void text_set(char *dst, size_t size, const char *s)
+{
+    snprintf(dst, size, "%s", s != NULL ? s : "");
+}
+
+static uint32_t remaining_ms(const struct gw_request *r, uint64_t now)
+{
+    return r->total_ns > now ? (uint32_t)((r->total_ns - now) / NS_PER_MS) : 0;
+}
+
+/* Strings are borrowed from r: pack it before r changes. The casts are protobuf-c's want of const.
+ */
+static void query_fill(query_msg *q, const struct gw_request *r, uint64_t now)
+{
+    slipstream__v1__query__init(q);
+    q->handle = r->wire;
+    q->tenant = (char *)(uintptr_t)r->tenant;
+    q->workflow_id = (char *)(uintptr_t)r->workflow_id;
+    q->agent_id = (char *)(uintptr_t)r->agent_id;
+    q->parent_request_id = (char *)(uintptr_t)r->parent_id;
+    q->group_id = (char *)(uintptr_t)r->group_id;
+    q->group_size = r->group_size;
+    q->strategy = (Slipstream__V1__Strategy)r->strategy;
+    q->priority = (Slipstream__V1__Priority)r->priority;
+    q->final = r->final;
+    q->model = (char *)(uintptr_t)r->model;
+    q->prompt_bytes = r->prompt_bytes;
+    q->max_tokens = r->max_tokens;
+    q->waited_ms = r->place.waited_ms;
+    q->remaining_ms = remaining_ms(r, now);
+    q->stream = r->stream;
+    q->n_avoid = r->place.avoid_count;
+    q->avoid = (uint32_t *)(uintptr_t)r->place.avoid;
+}
+
+static void report_send(struct gw *gw, report_msg *item)
+{
+    Slipstream__V1__Reports reports = SLIPSTREAM__V1__REPORTS__INIT;
+
+    if (gw->scheduler == NULL)
+        return;
+    reports.n_items = 1;
+    reports.items = &item;
+    rpc_send(gw->scheduler, SCHED_REPORT, &reports.base);
+}
+
+static void lease_give_back(struct gw *gw, uint64_t wire)
+{
+    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+
+    item.handle = wire;
+    item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_CANCEL;
+    item.err = ERR_CANCELLED;
+    report_send(gw, &item);
+}
+
+static void place_alone(struct gw_request *r)
+{
+    struct gw *gw = r->gw;
+    struct fleet_wish wish = {.tenant = r->tenant,
+                              .tenant_len = strlen(r->tenant),
+                              .workflow_id = r->workflow_id,
+                              .workflow_len = strlen(r->workflow_id),
+                              .model = r->model,
+                              .model_len = r->model_len,
+                              .avoid = r->place.avoid,
+                              .avoid_count = r->place.avoid_count,
+                              .turn = gw->alone_turn++};
+    bool none = gw->conf->common.channel == RPC_NONE, known;
+    const char *reason = "";
+    int engine;
+
+    if (none) { /* benchmarks: plain rotation */
+        wish.workflow_id = "";
+        wish.workflow_len = 0;
+    }
+    request_new_attempt(r);
+    engine = fleet_choose(&gw->fleet, &wish, &reason, &known);
+    if (engine < 0) {
+        respond_error(r, known || gw->fleet.count == 0 ? ERR_NO_ENGINE : ERR_MODEL,
+                      known ? NULL : "model", NULL);
+        return;
+    }
+    r->place.engine = (uint32_t)engine;
+    r->place.generation = gw->fleet.engines[engine].generation;
+    r->place.alone = true;
+    r->place.held = false;
+    text_set(r->place.engine_id, sizeof(r->place.engine_id), gw->fleet.engines[engine].id);
+    text_set(r->place.policy, sizeof(r->place.policy), none ? "none" : "alone");
+    text_set(r->place.reason, sizeof(r->place.reason), reason);
+    worker_count(gw, GW_M_alone, 1);
+    if (!none &&
+        rpc_client_is_up(
+            gw->scheduler)) { /* a stall in the same epoch: it must know, or its loads are wrong */
+        report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+        query_msg q;
+
+        query_fill(&q, r, clock_ns());
+        item.handle = r->wire;
+        item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_DISPATCHED;
+        item.engine = r->place.engine;
+        item.query = &q;
+        report_send(gw, &item);
+        r->place.held = true;
+    }
+    gw_goto(r, GW_DIALING, reason);
+}
+
+bool placement_try_alone(struct gw_request *r)
+{
+    fleet_refresh(&r->gw->fleet, clock_ns());
+    if (fleet_is_fresh(&r->gw->fleet) || r->gw->fleet.count == 0)
+        return false;
+    place_alone(r);
+    return true;
+}
+
+static void decision_apply(struct gw_request *r, const decision_msg *d)
+{
+    struct gw *gw = r->gw;
+    const struct fleet_engine *e;
+
+    metric_observe(gw->m[GW_M_placing], (double)(clock_ns() - r->placed_ns) / 1e9);
+    switch (d->kind) {
+    case SLIPSTREAM__V1__DECISION_KIND__DECISION_GO:
+        r->place.held = true;
+        fleet_refresh(&gw->fleet, clock_ns());
+        e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+        if (e == NULL) { /* the fleet changed under the decision */
+            placement_failed(r, ERR_NO_ENGINE);
+            respond_error(r, ERR_NO_ENGINE, NULL, NULL);
+            return;
+        }
+        r->place.engine = d->engine;
+        r->place.generation = d->engine_generation;
+        r->place.alone = false;
+        r->place.hit = d->hit;
+        r->place.waited_ms = d->waited_ms;
+        r->place.priority = d->priority;
+        text_set(r->place.engine_id, sizeof(r->place.engine_id), e->id);
+        text_set(r->place.policy, sizeof(r->place.policy), d->policy);
+        text_set(r->place.reason, sizeof(r->place.reason), d->reason);
+        gw_goto(r, GW_DIALING, r->place.reason);
+        break;
+    case SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT:
+        r->place.held = true;
+        gw_goto(r, GW_WAITING, "ticket");
+        break;
+    case SLIPSTREAM__V1__DECISION_KIND__DECISION_NO:
+    case _SLIPSTREAM__V1__DECISION_KIND_IS_INT_SIZE:
+    default:
+        respond_error_retry(r, err_from_wire(d->err), d->err == ERR_MODEL ? "model" : NULL, NULL,
+                            (int)d->retry_ms);
+        break;
+    }
+}
+
+static bool is_go(const uint8_t *body, size_t len)
+{
+    decision_msg *d = slipstream__v1__decision__unpack(NULL, len, body);
+    bool go = d != NULL && d->kind != SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
+
+    if (d != NULL)
+        slipstream__v1__decision__free_unpacked(d, NULL);
+    return go;
+}
+
+/* An answer that nobody waits for any more. What it brought goes back. */
+static void on_late(void *arg, uint64_t wire, enum err status, const uint8_t *body, size_t len)
+{
+    if (status == ERR_OK && is_go(body, len))
+        lease_give_back(arg, wire);
+}
+
+static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *body, size_t len)
+{
+    struct gw *gw = arg;
+    struct gw_request *r = request_find_wire(gw, wire);
+    decision_msg *d;
+
+    if (r == NULL || r->state != GW_PLACING) {
+        on_late(arg, wire, status, body, len);
+        return;
+    }
+    switch ((int)status) {
+    case ERR_OK:
+        d = slipstream__v1__decision__unpack(NULL, len, body);
+        if (d == NULL) {
+            respond_error(r, ERR_PROTO, NULL, NULL);
+            return;
+        }
+        decision_apply(r, d);
+        slipstream__v1__decision__free_unpacked(d, NULL);
+        break;
+    case ERR_GONE:
+    case ERR_CANCELLED:
+    case ERR_HELLO:
+        if (gw->fleet.count > 0)
+            place_alone(r);
+        else
+            respond_error(r, ERR_SCHEDULER_DOWN, NULL, NULL);
+        break;
+    case ERR_TIMEOUT:
+        if (!placement_try_alone(r))
+            respond_error(r, ERR_NO_ANSWER, NULL, NULL);
+        break;
+    default:
+        respond_error(r, status, NULL, NULL);
+        break;
+    }
+}
+
+void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count,
+                   uint32_t tail_bytes)
+{
+    struct gw *gw = r->gw;
+    uint64_t now = clock_ns();
+    query_msg q;
+    enum err e;
+
+    if (r->placed_ns == 0)
+        r->placed_ns = now;
+    fleet_refresh(&gw->fleet, now);
+    if (gw->conf->common.channel == RPC_NONE) {
+        place_alone(r);
+        return;
+    }
+    request_new_attempt(r);
+    if (!rpc_client_is_up(gw->scheduler)) {
+        if (gw->fleet.count > 0 && !fleet_is_fresh(&gw->fleet))
+            place_alone(r);
+        return; /* its heart beats, or nothing is known yet: the link comes up within the time
+                   limit, or the timer decides */
+    }
+    query_fill(&q, r, now);
+    q.n_digests = count;
+    q.digests = (uint64_t *)(uintptr_t)digests;
+    q.tail_bytes = tail_bytes;
+    e = rpc_call(gw->scheduler, SCHED_PLACE, &q.base, gw->conf->gateway.placing_timeout_ms,
+                 on_placed, gw, r->wire, on_late);
+    if (e == ERR_GONE && gw->fleet.count > 0)
+        place_alone(r);
+    else if (e != ERR_OK)
+        respond_error(r, e == ERR_GONE ? ERR_SCHEDULER_DOWN : e, NULL, NULL);
+}
+
+void placement_first_byte(struct gw_request *r)
+{
+    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+
+    if (!r->place.held)
+        return;
+    item.handle = r->wire;
+    item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_FIRST_BYTE;
+    item.ttft_us = (uint32_t)((r->first_byte_ns - r->arrived_ns) / NS_PER_US);
+    report_send(r->gw, &item);
+}
+
+void placement_failed(struct gw_request *r, enum err e)
+{
+    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+
+    if (!r->place.held)
+        return;
+    r->place.held = false;
+    item.handle = r->wire;
+    item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_FAILED;
+    item.err = (uint32_t)e;
+    report_send(r->gw, &item);
+}
+
+void placement_end(struct gw_request *r, uint64_t now)
+{
+    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+    const struct tap_usage *u = &r->tap.usage;
+
+    if (!r->place.held)
+        return;
+    r->place.held = false;
+    item.handle = r->wire;
+    item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_DONE;
+    if (r->end == ERR_CLIENT_GONE || r->end == ERR_SLOW_CLIENT)
+        item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_CANCEL;
+    else if (r->end != ERR_OK)
+        item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_FAILED;
+    item.err = (uint32_t)r->end;
+    item.has_usage = u->has_usage;
+    item.has_cached = u->has_cached;
+    item.prompt_tokens = u->prompt_tokens;
+    item.cached_tokens = u->cached_tokens;
+    item.completion_tokens = u->completion_tokens;
+    item.latency_us = (uint32_t)((now - r->arrived_ns) / NS_PER_US);
+    if (r->first_token_ns != 0)
+        item.ttft_us = (uint32_t)((r->first_token_ns - r->arrived_ns) / NS_PER_US);
+    if (r->dispatched_ns != 0)
+        item.engine_us = (uint32_t)((now - r->dispatched_ns) / NS_PER_US);
+    item.status = (uint32_t)r->req->res.status;
+    report_send(r->gw, &item);
+}
+
+/* After each hello: everything in flight is restated, in pages, so that a new scheduler counts it
+ * and an old one forgets what it must. */
+static void resume_send(struct gw *gw)
+{
+    Slipstream__V1__InflightItem items[RESUME_PAGE], *ptrs[RESUME_PAGE];
+    query_msg queries[RESUME_PAGE];
+    Slipstream__V1__Inflight page = SLIPSTREAM__V1__INFLIGHT__INIT;
+    uint32_t cursor = 0;
+    uint64_t handle, now = clock_ns();
+    struct gw_request *r;
+
+    page.items = ptrs;
+    while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL) {
+        Slipstream__V1__InflightItem *it = &items[page.n_items];
+
+        if (r->state != GW_DIALING && r->state != GW_STREAMING)
+            continue;
+        slipstream__v1__inflight_item__init(it);
+        query_fill(&queries[page.n_items], r, now);
+        it->query = &queries[page.n_items];
+        it->engine = r->place.engine;
+        it->dispatched = true;
+        it->first_byte = r->state == GW_STREAMING;
+        r->place.held = true;
+        ptrs[page.n_items++] = it;
+        if (page.n_items == RESUME_PAGE) {
+            rpc_send(gw->scheduler, SCHED_RESUME, &page.base);
+            page.n_items = 0;
+        }
+    }
+    page.last = true;
+    rpc_send(gw->scheduler, SCHED_RESUME, &page.base);
+}
+
+/* Requests that arrived while the link was down but its heart beat. */
+static void waiting_ask(struct gw *gw, enum gw_state state)
+{
+    uint32_t cursor = 0;
+    uint64_t handle;
+    struct gw_request *r;
+
+    while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL) {
+        if (r->state != state)
+            continue;
+        if (state == GW_WAITING)
+            gw_goto(r, GW_PLACING, "a new scheduler");
+        else
+            placement_ask(r, NULL, 0, 0);
+    }
+}
+
+static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
+{
+    struct gw *gw = arg;
+
+    (void)info;
+    (void)len;
+    log_info("scheduler_up", "epoch=%016llx ring=%d", (unsigned long long)epoch,
+             rpc_client_is_ring(gw->scheduler));
+    metric_set(gw->m[GW_M_scheduler_up], 1);
+    resume_send(gw);
+    waiting_ask(gw, GW_PLACING);
+    waiting_ask(gw, GW_WAITING);
+}
+
+static void on_down(void *arg, const char *reason)
+{
+    struct gw *gw = arg;
+
+    log_warn("scheduler_down", "reason=\"%s\"", reason);
+    metric_set(gw->m[GW_M_scheduler_up], 0);
+}
+
+static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
+{
+    struct gw *gw = arg;
+    struct gw_request *r;
+    decision_msg *d;
+
+    if (event != SCHED_EVENT_GRANT && event != SCHED_EVENT_REVOKE)
+        return;
+    d = slipstream__v1__decision__unpack(NULL, len, body);
+    if (d == NULL)
+        return;
+    r = request_find_wire(gw, d->handle);
+    if (event == SCHED_EVENT_REVOKE) {
+        if (r != NULL &&
+            (r->state == GW_WAITING || r->state == GW_DIALING || r->state == GW_STREAMING)) {
+            r->place.held = false;
+            request_fail(r, err_from_wire(d->err));
+        }
+    } else if (r != NULL && r->state == GW_WAITING) {
+        decision_apply(r, d);
+    } else if (d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_GO) {
+        lease_give_back(gw, d->handle);
+    }
+    slipstream__v1__decision__free_unpacked(d, NULL);
+}
+
+enum err placement_open(struct gw *gw)
+{
+    static char url[256];
+    struct rpc_client_conf conf = {.url = conf_scheduler_url(gw->conf, url, sizeof(url)),
+                                   .name = gw->name,
+                                   .channel = (enum rpc_channel)gw->conf->common.channel,
+                                   .arg = gw,
+                                   .on_up = on_up,
+                                   .on_down = on_down,
+                                   .on_event = on_event};
+
+    if (conf.channel == RPC_NONE)
+        return ERR_OK;
+    return rpc_client_open(&conf, gw->rpc_host, &gw->scheduler);
+}
+
+void placement_close(struct gw *gw)
+{
+    if (gw->scheduler != NULL)
+        rpc_client_close(gw->scheduler);
+    gw->scheduler = NULL;
+}

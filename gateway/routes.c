@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/routes.h"
+
+#include <string.h>
+
+#include "common/log.h"
+#include "gateway/client.h"
+#include "gateway/finish.h"
+#include "gateway/head.h"
+#include "gateway/look.h"
+#include "gateway/stream.h"
+#include "gateway/worker.h"
+
+static const struct route routes[] = {
+#define ROUTE(listener, method, path, handle, dialect, shape) \
+    {LISTENER_##listener, method, path, handle, DIALECT_##dialect, shape},
+#include "gateway/routes.def"
+#undef ROUTE
+};
+#define ROUTE_COUNT (sizeof(routes) / sizeof(routes[0]))
+
+/* Errors of requests that match no row still speak the listener's language. */
+static const struct route no_route = {LISTENER_BOTH, "", "", NULL, DIALECT_OPENAI, INSPECT_OTHER};
+static const struct route no_admin_route = {LISTENER_BOTH,   "",           "", NULL,
+                                            DIALECT_PROBLEM, INSPECT_OTHER};
+
+struct gw_handler {
+    h2o_handler_t super;
+    struct gw *gw;
+    enum listener listener;
+};
+
+static bool path_matches(const char *pattern, const char *path, size_t len, h2o_iovec_t *segments)
+{
+    const char *end = path + len;
+    unsigned n = 0;
+
+    while (*pattern != '\0') {
+        if (pattern[0] == '*')
+            return path < end;
+        if (pattern[0] == '{') {
+            const char *from = path;
+
+            while (path < end && *path != '/')
+                path++;
+            if (path == from || n == 2)
+                return false;
+            segments[n++] = h2o_iovec_init(from, (size_t)(path - from));
+            pattern = strchr(pattern, '}') + 1;
+            continue;
+        }
+        if (path == end || *path != *pattern)
+            return false;
+        path++;
+        pattern++;
+    }
+    return path == end;
+}
+
+/* Finds the row. ERR_METHOD where only the method does not fit. */
+static enum err route_find(struct gw_request *r, enum listener listener)
+{
+    const char *query = memchr(r->path, '?', r->path_len);
+    size_t len = query != NULL ? (size_t)(query - r->path) : r->path_len, i;
+    h2o_iovec_t method = r->req->method;
+    bool other_method = false;
+
+    r->route = listener == LISTENER_ADMIN ? &no_admin_route : &no_route;
+    for (i = 0; i < ROUTE_COUNT; i++) {
+        const struct route *row = &routes[i];
+
+        if (!(row->listener & listener) || !path_matches(row->path, r->path, len, r->segments))
+            continue;
+        if (h2o_memis(method.base, method.len, row->method, strlen(row->method))) {
+            r->route = row;
+            return ERR_OK;
+        }
+        if (!other_method)
+            respond_add_header(r, "allow", row->method);
+        other_method = true;
+        if (row->dialect == DIALECT_PROBLEM)
+            r->route = &no_admin_route;
+    }
+    return other_method ? ERR_METHOD : ERR_PATH;
+}
+
+static enum err head_accept(struct gw_request *r, const char **why)
+{
+    struct head_facts facts = {0};
+    h2o_socket_t *s;
+    ssize_t at;
+    enum err e;
+
+    if (r->req->version < 0x200) {
+        s = r->req->conn->callbacks->get_socket(r->req->conn);
+        e = head_check(s->input->bytes, s->input->size, (size_t)r->gw->conf->gateway.max_head_bytes,
+                       &facts);
+        *why = facts.why;
+        if (e != ERR_OK)
+            return e;
+        if (facts.chunked)
+            r->req->http1_is_persistent =
+                0; /* decoded in place by h2o: bad chunk syntax is invisible by now */
+    }
+    at = h2o_find_header(&r->req->headers, H2O_TOKEN_CONTENT_ENCODING, -1);
+    if (at >= 0 && !h2o_lcstris(r->req->headers.entries[at].value.base,
+                                r->req->headers.entries[at].value.len, H2O_STRLIT("identity")))
+        return ERR_MEDIA_TYPE;
+    return ERR_OK;
+}
+
+static void request_route(struct gw_request *r, enum listener listener)
+{
+    h2o_iovec_t raw = r->req->input.path;
+    const char *why = NULL;
+    enum err e;
+
+    r->path = raw.base;
+    r->path_len = raw.len;
+    r->route = listener == LISTENER_ADMIN ? &no_admin_route : &no_route;
+    e = head_accept(r, &why);
+    if (e == ERR_OK && listener == LISTENER_DATA && r->gw->conf->gateway.trust_workflow_path) {
+        e = identity_path(raw.base, raw.len, &r->identity_head, &r->path, &r->path_len);
+        why = r->identity_head.err_param;
+    }
+    if (e == ERR_OK)
+        e = route_find(r, listener);
+    if (e == ERR_OK && r->req->entity.len > r->gw->conf->gateway.max_body_bytes)
+        e = ERR_TOO_LARGE;
+    if (e != ERR_OK) {
+        if (e == ERR_HEAD || e == ERR_HEAD_TOO_LARGE)
+            log_info("request_refused", "id=%s reason=\"%s\" detail=\"%s\"", r->id, err_text(e),
+                     why != NULL ? why : "");
+        respond_error(r, e, NULL, e == ERR_HEAD ? why : NULL);
+        return;
+    }
+    r->route->handle(r);
+}
+
+static int on_req(h2o_handler_t *self, h2o_req_t *req)
+{
+    struct gw_handler *h = (struct gw_handler *)self;
+    struct gw_request *r = request_new(h->gw, req);
+
+    if (r == NULL) {
+        h2o_send_error_503(req, "Service Unavailable", "busy", 0);
+        return 0;
+    }
+    r->generator.proceed = stream_on_proceed;
+    r->generator.stop = stream_on_stop;
+    r->listener = h->listener;
+    list_push(&h->gw->ready, &r->node);
+    return 0;
+}
+
+bool routes_dispatch(struct gw *gw)
+{
+    struct list *n;
+
+    while ((n = list_take(&gw->ready)) != NULL) {
+        struct gw_request *r = container_of(n, struct gw_request, node);
+
+        client_watch(r);
+        request_route(r, r->listener);
+    }
+    return look_turn(gw);
+}
+
+/*
+ * h2o answers some requests before any handler sees them (a body over the limit, a broken chunk):
+ * plain text, which SDKs cannot read. This filter sits on the path that such answers take and puts
+ * our error object in their place.
+ */
+struct error_stream {
+    h2o_ostream_t super;
+    h2o_iovec_t body;
+};
+
+static void error_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs, size_t count,
+                       h2o_send_state_t state)
+{
+    struct error_stream *s = (struct error_stream *)self;
+
+    (void)bufs;
+    (void)count;
+    h2o_ostream_send_next(&s->super, req, &s->body, s->body.len > 0, state);
+    s->body.len = 0;
+}
+
+static enum err err_of_status(int status)
+{
+    switch (status) {
+    case 413:
+        return ERR_TOO_LARGE;
+    case 503:
+        return ERR_BUSY;
+    case 404:
+        return ERR_PATH;
+    default:
+        return status < 500 ? ERR_HEAD : ERR_BUG;
+    }
+}
+
+static void on_setup_error(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
+{
+    struct gw *gw = *(struct gw **)(void *)(self + 1);
+    struct error_stream *s = (struct error_stream *)h2o_add_ostream(req, sizeof(*s), slot);
+    enum err e = err_of_status(req->res.status);
+    struct buf body = {0};
+
+    respond_error_body(&body, DIALECT_OPENAI, e, NULL, NULL, "");
+    s->super.do_send = error_send;
+    s->body = h2o_strdup(&req->pool, body.base, body.len);
+    buf_fini(&body);
+    req->res.content_length = s->body.len;
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE,
+                   H2O_STRLIT("application/json"), 1);
+    req->http1_is_persistent = 0;
+    worker_error_count(gw, e);
+    worker_status_count(gw, (unsigned)req->res.status);
+    h2o_setup_next_ostream(req, &s->super.next);
+}
+
+void routes_register(struct gw *gw, h2o_hostconf_t *host, enum listener listener)
+{
+    h2o_pathconf_t *path = h2o_config_register_path(host, "/", 0);
+    struct gw_handler *h = (struct gw_handler *)h2o_create_handler(path, sizeof(*h));
+    h2o_filter_t *f = h2o_create_filter(&host->fallback_path, sizeof(*f) + sizeof(gw));
+
+    h->super.on_req = on_req;
+    h->gw = gw;
+    h->listener = listener;
+    f->on_setup_ostream = on_setup_error;
+    *(struct gw **)(void *)(f + 1) = gw;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/stream.h"
+
+#include <string.h>
+
+#include "common/clock.h"
+#include "gateway/client.h"
+#include "gateway/finish.h"
+#include "gateway/head.h"
+#include "gateway/placement.h"
+#include "gateway/worker.h"
+
+#define HOLD_BYTES (64u << 10) /* beyond this an engine has to wait for its client */
+
+/* Copies the engine's headers: their bytes are about to go. */
+static void headers_return(struct gw_request *r, const struct answer *a)
+{
+    h2o_req_t *req = r->req;
+    const char *base = a->headers[0].name;
+    h2o_iovec_t copy;
+    size_t i;
+
+    if (a->header_count == 0)
+        return;
+    copy = h2o_strdup(&req->pool, base,
+                      (size_t)(a->headers[a->header_count - 1].value +
+                               a->headers[a->header_count - 1].value_len - base));
+    for (i = 0; i < a->header_count; i++) {
+        const struct phr_header *h = &a->headers[i];
+        char *name = copy.base + (h->name - base), *value = copy.base + (h->value - base);
+
+        if (!head_may_return(h->name, h->name_len, h->value, h->value_len))
+            continue;
+        h2o_strtolower(name, h->name_len);
+        h2o_add_header_by_str(&req->pool, &req->res.headers, name, h->name_len, 1, NULL, value,
+                              h->value_len);
+    }
+}
+
+static void on_head(void *arg, const struct answer *a)
+{
+    struct gw_request *r = arg;
+    h2o_req_t *req = r->req;
+    char *reason = request_alloc(r, a->reason_len + 1);
+
+    memcpy(reason, a->reason, a->reason_len);
+    reason[a->reason_len] = '\0';
+    req->res.status = a->status;
+    req->res.reason = a->reason_len > 0 ? reason : respond_reason((unsigned)a->status);
+    r->event_stream = a->is_event_stream;
+    r->answer_length = a->framing == ANSWER_LENGTH    ? a->length
+                       : a->framing == ANSWER_NO_BODY ? 0
+                                                      : UINT64_MAX;
+    r->tapping = r->route->shape != INSPECT_OTHER && (a->is_event_stream || a->is_json);
+    if (!a->is_event_stream || a->status != 200)
+        r->drop_usage = false;
+    if (r->drop_usage)
+        r->answer_length = UINT64_MAX;
+    if (r->tapping)
+        tap_start(&r->tap, a->is_event_stream, r->drop_usage);
+    headers_return(r, a);
+    gw_goto(r, GW_STREAMING, "head of the answer");
+    respond_standard_headers(r);
+    r->head_ready = true;
+}
+
+static void answer_start(struct gw_request *r, size_t in_hand)
+{
+    h2o_req_t *req = r->req;
+
+    r->started = true;
+    if (r->upstream_done) {
+        req->res.content_length = in_hand; /* all is here: no chunks needed */
+    } else if (r->answer_length != UINT64_MAX) {
+        req->res.content_length = (size_t)r->answer_length;
+    }
+    worker_status_count(r->gw, (unsigned)req->res.status);
+    h2o_start_response(req, &r->generator);
+}
+
+/* What the engine sent since last time, after the tap has seen it. The bytes stay valid until
+ * on_proceed. */
+static h2o_iovec_t bytes_take(struct gw_request *r)
+{
+    h2o_iovec_t bytes = {NULL, 0};
+    bool rewritten = false;
+    size_t len;
+
+    if (exchange_take(&r->x, &r->sending_buffer, &len)) {
+        bytes = h2o_iovec_init(r->sending_buffer->bytes, len);
+        r->since_ns = clock_ns();
+        if (r->tapping) {
+            buf_clear(&r->out);
+            tap_feed(&r->tap, bytes.base, bytes.len, &r->out, &rewritten);
+            if (r->first_token_ns == 0 && r->tap.seen_token) {
+                r->first_token_ns = r->since_ns;
+                metric_observe(r->gw->m[GW_M_ttft],
+                               (double)(r->first_token_ns - r->arrived_ns) / 1e9);
+            }
+            if (rewritten)
+                bytes = h2o_iovec_init(r->out.base, r->out.len);
+        }
+    }
+    if (r->upstream_done && r->tapping) {
+        r->tapping = false;
+        if (!rewritten)
+            buf_clear(&r->out);
+        size_t before = r->out.len;
+        tap_end(&r->tap, &r->out);
+        if (rewritten) {
+            bytes = h2o_iovec_init(r->out.base, r->out.len);
+        } else if (r->out.len >
+                   before) { /* it held the start of an event back; what came now goes first */
+            struct buf joined = {0};
+
+            buf_add(&joined, bytes.base, bytes.len);
+            buf_add(&joined, r->out.base, r->out.len);
+            buf_fini(&r->out);
+            r->out = joined;
+            bytes = h2o_iovec_init(r->out.base, r->out.len);
+        }
+    }
+    return bytes;
+}
+
+static void buffer_drop(struct gw_request *r)
+{
+    if (r->sending_buffer != NULL) {
+        h2o_buffer_dispose(&r->sending_buffer);
+        r->sending_buffer = NULL;
+    }
+}
+
+/* Sends what there is. r may be gone afterwards. */
+static void pump(struct gw_request *r)
+{
+    h2o_iovec_t bytes;
+
+    if (r->sending) {
+        if (exchange_waiting(&r->x) >= HOLD_BYTES)
+            exchange_pause(&r->x);
+        return;
+    }
+    bytes = bytes_take(r);
+    if (bytes.len == 0)
+        buffer_drop(r);
+    if (bytes.len == 0 && !r->upstream_done && (r->started || !r->event_stream))
+        return;
+    if (!r->started)
+        answer_start(r, bytes.len);
+    r->sent_bytes += bytes.len;
+    r->sending = true;
+    r->sending_since_ns = r->since_ns;
+    if (r->upstream_done) {
+        exchange_end(&r->x);
+        r->finished = true;
+        gw_goto(r, GW_CLOSING, "answer complete");
+        client_before_final(r);
+        h2o_send(r->req, &bytes, bytes.len > 0, H2O_SEND_STATE_FINAL);
+        return;
+    }
+    h2o_send(r->req, &bytes, bytes.len > 0, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+static void on_data(void *arg)
+{
+    pump(arg);
+}
+
+static void on_end(void *arg)
+{
+    struct gw_request *r = arg;
+
+    r->upstream_done = true;
+    pump(r);
+}
+
+static bool may_retry(struct gw_request *r, bool unread)
+{
+    const struct conf_gateway *conf = &r->gw->conf->gateway;
+    struct gw *gw = r->gw;
+    uint64_t now = clock_ns();
+    bool repeatable = r->route->shape == INSPECT_CHAT || r->route->shape == INSPECT_COMPLETION ||
+                      r->route->shape == INSPECT_ANTHROPIC ||
+                      (r->path_len > 0 && r->path[1] != 'v');
+
+    if (r->place.tries >= conf->retry_max || r->body_dropped || now >= r->total_ns ||
+        (!unread && !repeatable))
+        return false;
+    gw->retry_tokens += (double)(now - gw->retry_at_ns) / 1e9 * 10.0;
+    gw->retry_at_ns = now;
+    if (gw->retry_tokens > 100.0)
+        gw->retry_tokens = 100.0;
+    if (gw->retry_tokens < 1.0)
+        return false;
+    gw->retry_tokens -= 1.0;
+    return true;
+}
+
+static void on_fail(void *arg, enum err e, bool unread)
+{
+    struct gw_request *r = arg;
+    struct gw_placement *p = &r->place;
+
+    if (r->state != GW_DIALING) {
+        request_fail(r, e);
+        return;
+    }
+    if (unread && e == ERR_ENGINE_GONE && !p->retried_fresh) {
+        /* A kept connection that the engine closed just as it was picked: nothing ran. Once more,
+         * over a new one. */
+        p->retried_fresh = true;
+        worker_label_count(r->gw, GW_M_retries, "stale_connection", 1);
+        enter_DIALING(r);
+        return;
+    }
+    placement_failed(r, e);
+    if (!may_retry(r, unread)) {
+        request_fail(r, e);
+        return;
+    }
+    worker_label_count(r->gw, GW_M_retries, err_code(e), 1);
+    p->tries++;
+    p->retried_fresh = false;
+    if (p->avoid_count < GW_AVOID_MAX)
+        p->avoid[p->avoid_count++] = p->engine;
+    gw_goto(r, GW_PLACING, err_code(e));
+}
+
+void stream_on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
+    struct gw_request *r = container_of(generator, struct gw_request, generator);
+
+    (void)req;
+    r->sending = false;
+    buffer_drop(r);
+    if (r->abort) {
+        request_fail(r, r->end);
+        return;
+    }
+    r->since_ns = clock_ns();
+    exchange_resume(&r->x);
+    if (r->upstream_done || exchange_waiting(&r->x) > 0)
+        pump(r);
+}
+
+void stream_on_stop(h2o_generator_t *generator, h2o_req_t *req)
+{
+    (void)generator;
+    (void)req; /* request_dispose() follows at once */
+}
+
+const struct exchange_ops stream_ops = {
+    .on_head = on_head, .on_data = on_data, .on_end = on_end, .on_fail = on_fail};

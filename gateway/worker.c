@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/worker.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/proc.h"
+#include "gateway/client.h"
+#include "gateway/engine_link.h"
+#include "gateway/placement.h"
+#include "gateway/routes.h"
+
+#define TURN_MAX_MS 1000u
+#define SWEEP_NS (250 * NS_PER_MS)
+#define ACCESS_FLUSH_BYTES 32768u
+
+void worker_count(struct gw *gw, enum gw_metric row, double v)
+{
+    metric_add(gw->m[row], v);
+}
+
+void worker_label_count(struct gw *gw, enum gw_metric row, const char *label, double v)
+{
+    metric_add(metric_get(gw->metric_file, row, &label), v);
+}
+
+void worker_error_count(struct gw *gw, enum err e)
+{
+    const char *code = err_code(e);
+
+    if (gw->m_error[e] == NULL)
+        gw->m_error[e] = metric_get(gw->metric_file, GW_M_errors, &code);
+    metric_add(gw->m_error[e], 1);
+}
+
+void worker_status_count(struct gw *gw, unsigned status)
+{
+    char text[8];
+    const char *label = text;
+
+    if (status >= sizeof(gw->m_status) / sizeof(gw->m_status[0]))
+        status = 0;
+    if (gw->m_status[status] == NULL) {
+        text[0] = (char)('0' + status / 100);
+        text[1] = (char)('0' + status / 10 % 10);
+        text[2] = (char)('0' + status % 10);
+        text[3] = '\0';
+        gw->m_status[status] = metric_get(gw->metric_file, GW_M_requests, &label);
+    }
+    metric_add(gw->m_status[status], 1);
+}
+
+static void access_flush(struct gw *gw)
+{
+    if (gw->access.len > 0 && gw->access_fd >= 0) {
+        if (write(gw->access_fd, gw->access.base, gw->access.len) < 0)
+            log_warn("access_log_failed", "error=\"%s\"", strerror(errno));
+        buf_clear(&gw->access);
+    }
+}
+
+static void on_sweep(struct timer *t)
+{
+    struct gw *gw = container_of(t, struct gw, sweep);
+    uint64_t now = clock_ns();
+
+    engine_pools_sweep(gw, now);
+    clients_sweep(gw, now);
+    if (gw->draining)
+        clients_drain(gw);
+    fleet_refresh(&gw->fleet, now);
+    access_flush(gw);
+    metric_set(gw->m[GW_M_connections], gw->client_count);
+    metric_set(gw->m[GW_M_body_bytes], (double)gw->body_bytes);
+    metric_beat(gw->metric_file);
+    proc_alive();
+    timer_start(&gw->timers, &gw->sweep, now + SWEEP_NS);
+}
+
+static bool is_drained(const struct gw *gw, uint64_t now)
+{
+    return gw->draining && (gw->requests.used == 0 || now >= gw->drain_until_ns);
+}
+
+/* Work that was started outside h2o's callbacks sits in its pending lists, and epoll would sleep
+ * over it. */
+static int turn_wait_ms(const struct gw *gw, bool more, uint64_t now)
+{
+    uint64_t next = timers_next(&gw->timers), ms;
+
+    if (more || gw->ctx.loop->_pending_as_client != NULL ||
+        gw->ctx.loop->_pending_as_server != NULL)
+        return 0;
+    if (next <= now)
+        return 0;
+    ms = next == UINT64_MAX ? TURN_MAX_MS : (next - now + NS_PER_MS - 1) / NS_PER_MS;
+    return ms < TURN_MAX_MS ? (int)ms : (int)TURN_MAX_MS;
+}
+
+void worker_run(struct gw *gw)
+{
+    bool more = false;
+    uint64_t now = clock_ns();
+
+    gw->sweep.fire = on_sweep;
+    timer_start(&gw->timers, &gw->sweep, now + SWEEP_NS);
+    while (!is_drained(gw, now)) {
+        if (h2o_evloop_run(gw->ctx.loop, turn_wait_ms(gw, more, now)) != 0 && errno != EINTR) {
+            log_error("loop_failed", "error=\"%s\"", strerror(errno));
+            break;
+        }
+        now = clock_ns();
+        timers_run(&gw->timers, now);
+        more = routes_dispatch(gw);
+        if (gw->scheduler != NULL)
+            rpc_client_flush(gw->scheduler);
+        if (gw->mailbox != NULL)
+            rpc_client_flush(gw->mailbox);
+        if (gw->access.len >= ACCESS_FLUSH_BYTES)
+            access_flush(gw);
+    }
+    access_flush(gw);
+}

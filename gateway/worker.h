@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef GW_WORKER_H
+#define GW_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <h2o.h>
+
+#include "common/buf.h"
+#include "common/conf.h"
+#include "common/list.h"
+#include "common/metric.h"
+#include "common/pool.h"
+#include "common/rpc.h"
+#include "common/timers.h"
+#include "gateway/fleet.h"
+
+/*
+ * One worker process: one h2o loop, one thread. Everything it owns hangs here; whoever needs it
+ * gets the pointer.
+ */
+enum gw_metric {
+#define METRIC(field, ...) GW_M_##field,
+#include "gateway/metrics.def"
+#undef METRIC
+    GW_M_COUNT
+};
+
+struct gw_key;      /* keys.c */
+struct engine_pool; /* engine_link.c */
+struct gw_scratch;  /* inspection and digests of one request at a time; request_look.c */
+
+struct gw {
+    struct conf *conf;
+    unsigned instance;
+    char name[32]; /* "gateway-1" */
+    h2o_globalconf_t config;
+    h2o_context_t ctx;
+    h2o_accept_ctx_t accept_data, accept_admin;
+    struct timers timers;
+    struct rpc_host rpc_host;
+    struct pool requests; /* struct gw_request */
+    struct list ready;    /* READING: dispatched at the end of the loop turn */
+    struct list looking;  /* READING: big bodies, one after the other, a piece each turn */
+    struct gw_scratch *scratch;
+    struct buf head; /* where upstream heads are put together */
+    struct fleet fleet;
+    struct engine_pool *pools; /* one per fleet index */
+    struct rpc_client *scheduler, *mailbox;
+    struct gw_key *keys;
+    size_t key_count;
+    uint64_t body_bytes, body_budget;
+    double retry_tokens; /* the budget for repeats */
+    uint64_t retry_at_ns;
+    uint64_t alone_turn; /* rotation of requests that are placed alone */
+
+    struct list clients; /* client.c: every accepted connection */
+    struct client **by_fd;
+    size_t by_fd_count;
+    unsigned client_count;
+    struct gw_listener *listeners;
+    size_t listener_count;
+    bool accepting;
+
+    bool draining, stopped, reload;
+    uint64_t drain_until_ns;
+    struct timer sweep;
+    int signal_fd;
+    int access_fd; /* -1: none */
+    struct buf access;
+
+    struct metric *metric_file;
+    struct metric_series *m[GW_M_COUNT]; /* rows without labels */
+    struct metric_series *m_state[8];
+    struct metric_series *m_status[600]; /* made when first seen */
+    struct metric_series *m_error[ERR_COUNT];
+};
+
+void worker_run(struct gw *gw); /* until drained */
+void worker_count(struct gw *gw, enum gw_metric row, double v);
+void worker_error_count(struct gw *gw, enum err e); /* an error answer of our own */
+void worker_status_count(struct gw *gw, unsigned status);
+void worker_label_count(struct gw *gw, enum gw_metric row, const char *label,
+                        double v); /* rows with one label */
+
+#endif
