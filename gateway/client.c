@@ -20,7 +20,8 @@
 
 /* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
  * size must be there. */
-static __thread h2o_buffer_prototype_t stub_prototype = {{16}, {64, 0, NULL, NULL, -1}, NULL};
+static __thread h2o_buffer_prototype_t stub_prototype = {
+    .allocator = {.max = 16}, ._initial_buf = {.capacity = 64, ._fd = -1}};
 
 static bool is_http1(const struct gw_request *r)
 {

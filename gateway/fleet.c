@@ -148,7 +148,7 @@ int fleet_choose(const struct fleet *f, const struct fleet_wish *w, const char *
                  bool *known)
 {
     XXH128_hash_t key = w->workflow_len > 0 ? home_key(w) : (XXH128_hash_t){0, 0};
-    uint32_t alive[FLEET_ENGINES], n = 0, i, generation;
+    uint32_t alive[FLEET_ENGINES], n = 0, i, generation = 0;
     uint64_t best = 0;
     int home, choice = -1;
 
