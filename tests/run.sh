@@ -77,7 +77,7 @@ build() {
 }
 
 unit() {
-    ctest --test-dir "build/$1" --output-on-failure -j "$jobs" --timeout "$2"
+    ctest --test-dir "build/$1" --output-on-failure -j "$jobs" --timeout "$2" ${long:+-C long}
 }
 
 # The units where threads meet.
