@@ -250,13 +250,13 @@ static const char *next_item(const struct json *v, size_t *pos)
 
 bool json_next_member(const struct json *object, size_t *pos, struct json *key, struct json *value)
 {
-    const char *end = object->at + object->len, *p = NULL, *colon;
+    const char *end, *p, *colon;
 
-    if (object->type == JSON_OBJECT)
-        p = next_item(object, pos);
-    if (p == NULL || (colon = skip_key(p, end)) == NULL)
+    if (object->type != JSON_OBJECT || (p = next_item(object, pos)) == NULL)
         return false;
-    if (take_value(p, end, key) == NULL || (p = take_value(colon, end, value)) == NULL)
+    end = object->at + object->len;
+    if ((colon = skip_key(p, end)) == NULL || take_value(p, end, key) == NULL ||
+        (p = take_value(colon, end, value)) == NULL)
         return false;
     *pos = (size_t)(p - object->at);
     return true;

@@ -236,9 +236,10 @@ static void run(struct options *o)
     }
     if (o->trouble.mode != TROUBLE_none)
         http_set_trouble(&s.http, &o->trouble);
-    log_info("listening", "address=%s model=%s profile=%s time_scale=%g cache_tokens=%llu",
-             s.http.listeners[0].address, o->server.models[0], o->server.engine.profile.name,
-             o->server.time_scale,
+    log_info("listening",
+             "address=%s control=%s model=%s profile=%s time_scale=%g cache_tokens=%llu",
+             s.http.listeners[0].address, o->control != NULL ? s.http.listeners[1].address : "-",
+             o->server.models[0], o->server.engine.profile.name, o->server.time_scale,
              (unsigned long long)(o->server.engine.cache_tokens > 0
                                       ? o->server.engine.cache_tokens
                                       : o->server.engine.profile.cache_tokens));
