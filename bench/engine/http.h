@@ -116,5 +116,6 @@ void conn_answer(struct conn *c, int status, const char *type, const char *body,
 void conn_stream_begin(struct conn *c, const char *type);
 void conn_stream_add(struct conn *c, const char *data, size_t len); /* one event or several */
 void conn_stream_end(struct conn *c);
+void conn_flush(struct conn *c); /* a head that should not wait for the first event */
 
 #endif

@@ -7,7 +7,6 @@
 /* Between http.c (reading, lifetime) and http_answer.c (writing, troubles). */
 void conn_close(struct conn *c);  /* at once; tells gone() if a job is attached */
 void conn_reset(struct conn *c);  /* with RST */
-void conn_flush(struct conn *c);  /* starts writing what is in out */
 void conn_finish(struct conn *c); /* the answer is complete in out */
 void conn_shut(struct conn *c);   /* write the rest, half-close, drain */
 void conn_after_write(struct conn *c);

@@ -250,6 +250,7 @@ static void run(struct options *o)
     log_info("stopping", "signal=%d jobs=%u", (int)stop_signal, s.job_count);
     server_fini(&s);
     h2o_evloop_run(loop, 0); /* frees what was closed */
+    h2o_evloop_destroy(loop);
 }
 
 int main(int argc, char **argv)

@@ -329,6 +329,7 @@ static void submit_null(struct server *s, struct job *j)
         j->made = 0;
         j->done = false;
         job_stream_head(j);
+        conn_flush(j->conn);
         h2o_timeout_link(s->http.loop, &s->pace, &j->pace_entry);
         return;
     }
@@ -359,6 +360,7 @@ void server_submit(struct server *s, struct conn *c, struct ask *a, struct phr_s
     if (j->stream && !s->conf.late_head)
         job_stream_head(j);
     drive(s);
+    conn_flush(c);
 }
 
 void server_reset(struct server *s)

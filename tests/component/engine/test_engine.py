@@ -263,6 +263,8 @@ class Life(unittest.TestCase):
             e.wait_metric("vllm:num_requests_running", 1)
             b = e.raw(request(chat_body(2000, True, "b")))
             e.wait_metric("vllm:num_requests_waiting", 1)
+            head = read_until(b, b"\r\n\r\n")  # as vLLM: before there is a token
+            self.assertTrue(head.startswith(b"HTTP/1.1 200") and b"data: " not in head)
             a.close()
             e.wait_metric("vllm:num_requests_waiting", 0)
             self.assertIn(b"data: ", read_until(b, b"data: "))
