@@ -47,7 +47,7 @@ static void print_help(void)
 
     printf("slipstream-engine: a simulated inference engine with vLLM's HTTP interface.\n\n");
     for (size_t i = 0; i < ROWS; i++)
-        printf("  -%c, --%-12s %-10s %s\n", rows[i].letter, rows[i].name,
+        printf("  -%c, --%-15s %-10s %s\n", rows[i].letter, rows[i].name,
                rows[i].argument != NULL ? rows[i].argument : "", rows[i].help);
     printf("\nProfiles:\n");
     for (size_t i = 0; (p = engine_profile_row(i)) != NULL; i++)
@@ -159,6 +159,9 @@ static void set_option(struct options *o, int letter, const char *name, const ch
     case 'w':
         s->pace_ms = (uint32_t)number(name, v, 1, 3600000);
         break;
+    case 'I':
+        s->stream_interval = (uint32_t)number(name, v, 1, 1u << 20);
+        break;
     case 't':
         s->late_head = true;
         break;
@@ -214,6 +217,8 @@ static void complete(struct options *o)
     cache = s->engine.cache_tokens > 0 ? s->engine.cache_tokens : s->engine.profile.cache_tokens;
     s->engine.block_tokens = 16;
     s->engine.stream_tokens = true;
+    if (s->stream_interval == 0)
+        s->stream_interval = 1;
     if (s->max_len == 0)
         s->max_len = cache < UINT32_MAX ? (uint32_t)cache : UINT32_MAX;
 }

@@ -89,6 +89,8 @@ static void job_stream(struct job *j)
     struct buf out = {0};
     struct conn *c = j->conn;
 
+    if (!j->done && j->begun && j->made - j->sent < j->server->conf.stream_interval)
+        return;
     job_stream_head(j);
     if (!j->begun)
         answer_begin(&a, &out);

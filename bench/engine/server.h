@@ -22,7 +22,7 @@ struct server_conf {
     bool null_profile; /* no core: answers at once */
     bool late_head;    /* the head of a stream comes with the first token, not at once */
     double time_scale;
-    uint32_t max_len, pace_ms;
+    uint32_t max_len, pace_ms, stream_interval;
     bool lenient;
     uint64_t seed;
 };

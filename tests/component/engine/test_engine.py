@@ -344,6 +344,14 @@ class Life(unittest.TestCase):
             s.close()
             e.wait_metric("vllm:num_requests_running", 0)
 
+    def test_stream_interval_bundles_tokens(self):
+        with Engine("--stream-interval", "4", "--time-scale", "1") as e:
+            _, data, _ = e.call("POST", "/v1/chat/completions", chat_body(10, True))
+            sizes = [len(json.loads(x)["choices"][0]["delta"].get("content", "")) for x in events(data)[:-1]]
+            sizes = [n // 4 for n in sizes if n]
+            self.assertEqual((sizes[0], sum(sizes)), (1, 10))
+            self.assertTrue(all(n >= 4 for n in sizes[1:-1]), sizes)
+
     def test_bad_arguments_and_a_taken_port(self):
         with Engine() as e:
             for args, code in ((["--profile", "9b"], 64), (["--cache-tokens", "-1"], 64), (["--fault", "x"], 64),
