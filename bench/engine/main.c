@@ -108,10 +108,50 @@ static void set_scale(struct options *o, const char *text)
     o->server.time_scale = v;
 }
 
+/* How the engine computes. False: not one of these. */
+static bool set_engine_option(struct options *o, int letter, const char *name, const char *v)
+{
+    struct server_conf *s = &o->server;
+
+    switch (letter) {
+    case 'p':
+        set_profile(o, v);
+        return true;
+    case 's':
+        set_scale(o, v);
+        return true;
+    case 'C':
+        s->engine.cache_tokens = number(name, v, 64, UINT64_C(1) << 33);
+        return true;
+    case 'L':
+        s->max_len = (uint32_t)number(name, v, 2, 1u << 30);
+        return true;
+    case 'b':
+        s->engine.budget_tokens = (uint32_t)number(name, v, 1, 1u << 30);
+        return true;
+    case 'n':
+        s->engine.seqs_max = (uint32_t)number(name, v, 1, 65536);
+        return true;
+    case 'P':
+        s->engine.priority = true;
+        return true;
+    case 'w':
+        s->pace_ms = (uint32_t)number(name, v, 1, 3600000);
+        return true;
+    case 'I':
+        s->stream_interval = (uint32_t)number(name, v, 1, 1u << 20);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void set_option(struct options *o, int letter, const char *name, const char *v)
 {
     struct server_conf *s = &o->server;
 
+    if (set_engine_option(o, letter, name, v))
+        return;
     switch (letter) {
     case 'l':
         o->listen = v;
@@ -125,29 +165,8 @@ static void set_option(struct options *o, int letter, const char *name, const ch
     case 'm':
         set_model(o, v);
         break;
-    case 'p':
-        set_profile(o, v);
-        break;
-    case 's':
-        set_scale(o, v);
-        break;
-    case 'C':
-        s->engine.cache_tokens = number(name, v, 64, UINT64_C(1) << 33);
-        break;
-    case 'L':
-        s->max_len = (uint32_t)number(name, v, 2, 1u << 30);
-        break;
-    case 'b':
-        s->engine.budget_tokens = (uint32_t)number(name, v, 1, 1u << 30);
-        break;
-    case 'n':
-        s->engine.seqs_max = (uint32_t)number(name, v, 1, 65536);
-        break;
     case 'k':
         o->keepalive_ms = (uint32_t)number(name, v, 1, 86400000);
-        break;
-    case 'P':
-        s->engine.priority = true;
         break;
     case 'S':
         s->seed = number(name, v, 0, UINT64_MAX);
@@ -155,12 +174,6 @@ static void set_option(struct options *o, int letter, const char *name, const ch
     case 'f':
         if (!trouble_from_text(v, &o->trouble))
             bad_argument(name, v);
-        break;
-    case 'w':
-        s->pace_ms = (uint32_t)number(name, v, 1, 3600000);
-        break;
-    case 'I':
-        s->stream_interval = (uint32_t)number(name, v, 1, 1u << 20);
         break;
     case 't':
         s->late_head = true;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated engine as a process: its HTTP surface, its cache as seen from outside, its faults.
 
-usage: test_engine.py PATH-OF-slipstream-engine [unittest arguments]
+usage: engine_http.py PATH-OF-slipstream-engine [unittest arguments]
 """
 import http.client
 import json
