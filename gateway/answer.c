@@ -53,9 +53,13 @@ static void connection_read(const char *s, size_t len, struct framing_facts *f)
     }
 }
 
-static bool header_read(const struct phr_header *h, struct answer *a, struct framing_facts *f)
+static bool header_read(struct phr_header *h, struct answer *a, struct framing_facts *f)
 {
     uint64_t length;
+
+    while (h->value_len > 0 &&
+           (h->value[h->value_len - 1] == ' ' || h->value[h->value_len - 1] == '\t'))
+        h->value_len--; /* libh2o's parser leaves them there */
 
     if (h->name == NULL || h->name_len == 0)
         return false; /* a folded line */

@@ -71,8 +71,11 @@ struct seen {
 };
 
 /* One header. NULL or what is wrong with it. */
-static const char *header_look(const struct phr_header *h, int minor, struct seen *seen)
+static const char *header_look(struct phr_header *h, int minor, struct seen *seen)
 {
+    while (h->value_len > 0 &&
+           (h->value[h->value_len - 1] == ' ' || h->value[h->value_len - 1] == '\t'))
+        h->value_len--; /* libh2o's parser leaves them there */
     if (h->name == NULL || h->name_len == 0)
         return "a header is folded over several lines";
     if (!is_token(h->name, h->name_len))
