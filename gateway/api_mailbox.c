@@ -285,8 +285,9 @@ void api_message_send(struct gw_request *r)
             mailbox_note_agent(r, p->messages[i].target_agent);
     }
     if (broadcast) {
-        Slipstream__V1__WorkflowRef ref = SLIPSTREAM__V1__WORKFLOW_REF__INIT;
+        Slipstream__V1__WorkflowRef ref;
 
+        slipstream__v1__workflow_ref__init(&ref);
         ref.tenant = (char *)(uintptr_t)r->tenant;
         ref.workflow_id = (char *)(uintptr_t)r->workflow_id;
         ask_scheduler(r, SCHED_LIST_AGENTS, &ref.base, on_agents);
@@ -332,8 +333,9 @@ static void message_add(struct buf *b, const message_msg *m)
 
 static void settle(struct gw *gw, uint64_t delivery, bool done)
 {
-    Slipstream__V1__SettleRequest q = SLIPSTREAM__V1__SETTLE_REQUEST__INIT;
+    Slipstream__V1__SettleRequest q;
 
+    slipstream__v1__settle_request__init(&q);
     if (delivery == 0)
         return;
     q.delivery = delivery;
@@ -345,8 +347,9 @@ static void settle(struct gw *gw, uint64_t delivery, bool done)
 static void on_receive_dispose(struct gw_request *r)
 {
     if (r->polling) {
-        Slipstream__V1__UnparkRequest q = SLIPSTREAM__V1__UNPARK_REQUEST__INIT;
+        Slipstream__V1__UnparkRequest q;
 
+        slipstream__v1__unpark_request__init(&q);
         q.poll = r->handle;
         rpc_send(r->gw->mailbox, MBOX_UNPARK, &q.base);
     }
@@ -403,10 +406,11 @@ void message_delivered(struct gw *gw, const uint8_t *body, size_t len)
 
 static void receive_ask(struct gw_request *r)
 {
-    Slipstream__V1__ReceiveRequest q = SLIPSTREAM__V1__RECEIVE_REQUEST__INIT;
+    Slipstream__V1__ReceiveRequest q;
     uint64_t waited_ms = (clock_ns() - r->arrived_ns) / NS_PER_MS;
     size_t n = 0;
 
+    slipstream__v1__receive_request__init(&q);
     q.tenant = (char *)(uintptr_t)r->tenant;
     q.workflow_id = (char *)(uintptr_t)r->workflow_id;
     q.agent_id = (char *)(uintptr_t)r->agent_id;
@@ -519,8 +523,9 @@ static void on_box(struct gw_request *r, enum err status, const uint8_t *body, s
 void api_message_box(struct gw_request *r)
 {
     static const char *const params[] = {NULL};
-    Slipstream__V1__BoxRef ref = SLIPSTREAM__V1__BOX_REF__INIT;
+    Slipstream__V1__BoxRef ref;
 
+    slipstream__v1__box_ref__init(&ref);
     if (!api_begin(r, params, NULL))
         return;
     ref.tenant = (char *)(uintptr_t)r->tenant;

@@ -154,8 +154,9 @@ bool api_begin(struct gw_request *r, const char *const *params, const char **val
 
 static void ref_ask(struct gw_request *r, unsigned method, bool purge, ask_done_fn *done)
 {
-    Slipstream__V1__WorkflowRef ref = SLIPSTREAM__V1__WORKFLOW_REF__INIT;
+    Slipstream__V1__WorkflowRef ref;
 
+    slipstream__v1__workflow_ref__init(&ref);
     ref.tenant = (char *)(uintptr_t)r->tenant;
     ref.workflow_id = (char *)(uintptr_t)r->workflow_id;
     ref.purge = purge;
@@ -220,11 +221,12 @@ static void on_list(struct gw_request *r, enum err status, const uint8_t *body, 
 void api_workflow_list(struct gw_request *r)
 {
     static const char *const params[] = {"state", "limit", "cursor", NULL};
-    Slipstream__V1__WorkflowQuery q = SLIPSTREAM__V1__WORKFLOW_QUERY__INIT;
+    Slipstream__V1__WorkflowQuery q;
     const char *values[3] = {NULL, NULL, NULL};
     char *end = NULL;
     long limit = 50;
 
+    slipstream__v1__workflow_query__init(&q);
     if (!workflow_begin(r, params, values))
         return;
     if (values[0] != NULL && strcmp(values[0], "active") != 0 && strcmp(values[0], "idle") != 0) {

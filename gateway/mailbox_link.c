@@ -77,8 +77,9 @@ static void on_counts(struct gw_request *r, enum err status, const uint8_t *body
 void mailbox_counts(struct gw_request *r, void (*done)(struct gw_request *r, enum err status,
                                                        uint64_t queued, uint64_t delivered))
 {
-    Slipstream__V1__CountsRequest q = SLIPSTREAM__V1__COUNTS_REQUEST__INIT;
+    Slipstream__V1__CountsRequest q;
 
+    slipstream__v1__counts_request__init(&q);
     q.tenant = (char *)(uintptr_t)r->tenant;
     q.workflow_id = (char *)(uintptr_t)r->workflow_id;
     r->on_counts = done;
@@ -87,8 +88,9 @@ void mailbox_counts(struct gw_request *r, void (*done)(struct gw_request *r, enu
 
 void mailbox_close_workflow(struct gw_request *r, bool purge)
 {
-    Slipstream__V1__CloseRequest q = SLIPSTREAM__V1__CLOSE_REQUEST__INIT;
+    Slipstream__V1__CloseRequest q;
 
+    slipstream__v1__close_request__init(&q);
     if (r->gw->mailbox == NULL)
         return;
     q.tenant = (char *)(uintptr_t)r->tenant;
@@ -99,8 +101,9 @@ void mailbox_close_workflow(struct gw_request *r, bool purge)
 
 void mailbox_note_agent(struct gw_request *r, const char *agent)
 {
-    Slipstream__V1__AgentNote n = SLIPSTREAM__V1__AGENT_NOTE__INIT;
+    Slipstream__V1__AgentNote n;
 
+    slipstream__v1__agent_note__init(&n);
     if (r->gw->scheduler == NULL)
         return;
     n.tenant = (char *)(uintptr_t)r->tenant;

@@ -56,8 +56,9 @@ static void query_fill(query_msg *q, const struct gw_request *r, uint64_t now)
 
 static void report_send(struct gw *gw, report_msg *item)
 {
-    Slipstream__V1__Reports reports = SLIPSTREAM__V1__REPORTS__INIT;
+    Slipstream__V1__Reports reports;
 
+    slipstream__v1__reports__init(&reports);
     if (gw->scheduler == NULL)
         return;
     reports.n_items = 1;
@@ -67,8 +68,9 @@ static void report_send(struct gw *gw, report_msg *item)
 
 static void lease_give_back(struct gw *gw, uint64_t wire)
 {
-    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+    report_msg item;
 
+    slipstream__v1__report_item__init(&item);
     item.handle = wire;
     item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_CANCEL;
     item.err = ERR_CANCELLED;
@@ -113,9 +115,10 @@ static void place_alone(struct gw_request *r)
     if (!none &&
         rpc_client_is_up(
             gw->scheduler)) { /* a stall in the same epoch: it must know, or its loads are wrong */
-        report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+        report_msg item;
         query_msg q;
 
+        slipstream__v1__report_item__init(&item);
         query_fill(&q, r, clock_ns());
         item.handle = r->wire;
         item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_DISPATCHED;
@@ -248,7 +251,7 @@ void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count
     }
     request_new_attempt(r);
     if (!rpc_client_is_up(gw->scheduler)) {
-        if (gw->fleet.count > 0 && !fleet_is_fresh(&gw->fleet))
+        if (gw->fleet.count > 0 && (gw->scheduler_lost || !fleet_is_fresh(&gw->fleet)))
             place_alone(r);
         return; /* its heart beats, or nothing is known yet: the link comes up within the time
                    limit, or the timer decides */
@@ -267,8 +270,9 @@ void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count
 
 void placement_first_byte(struct gw_request *r)
 {
-    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+    report_msg item;
 
+    slipstream__v1__report_item__init(&item);
     if (!r->place.held)
         return;
     item.handle = r->wire;
@@ -279,8 +283,9 @@ void placement_first_byte(struct gw_request *r)
 
 void placement_failed(struct gw_request *r, enum err e)
 {
-    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+    report_msg item;
 
+    slipstream__v1__report_item__init(&item);
     if (!r->place.held)
         return;
     r->place.held = false;
@@ -292,9 +297,10 @@ void placement_failed(struct gw_request *r, enum err e)
 
 void placement_end(struct gw_request *r, uint64_t now)
 {
-    report_msg item = SLIPSTREAM__V1__REPORT_ITEM__INIT;
+    report_msg item;
     const struct tap_usage *u = &r->tap.usage;
 
+    slipstream__v1__report_item__init(&item);
     if (!r->place.held)
         return;
     r->place.held = false;
@@ -325,11 +331,12 @@ static void resume_send(struct gw *gw)
 {
     Slipstream__V1__InflightItem items[RESUME_PAGE], *ptrs[RESUME_PAGE];
     query_msg queries[RESUME_PAGE];
-    Slipstream__V1__Inflight page = SLIPSTREAM__V1__INFLIGHT__INIT;
+    Slipstream__V1__Inflight page;
     uint32_t cursor = 0;
     uint64_t handle, now = clock_ns();
     struct gw_request *r;
 
+    slipstream__v1__inflight__init(&page);
     page.items = ptrs;
     while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL) {
         Slipstream__V1__InflightItem *it = &items[page.n_items];
@@ -378,6 +385,7 @@ static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
     (void)len;
     log_info("scheduler_up", "epoch=%016llx ring=%d", (unsigned long long)epoch,
              rpc_client_is_ring(gw->scheduler));
+    gw->scheduler_lost = false;
     metric_set(gw->m[GW_M_scheduler_up], 1);
     resume_send(gw);
     waiting_ask(gw, GW_PLACING);
@@ -389,6 +397,7 @@ static void on_down(void *arg, const char *reason)
     struct gw *gw = arg;
 
     log_warn("scheduler_down", "reason=\"%s\"", reason);
+    gw->scheduler_lost = true;
     metric_set(gw->m[GW_M_scheduler_up], 0);
 }
 

@@ -49,6 +49,7 @@ void gw_goto(struct gw_request *r, enum gw_state next, const char *why)
               steps[next].name, why);
     metric_set(gw->m_state[r->state], metric_value(gw->m_state[r->state]) - 1);
     metric_set(gw->m_state[next], metric_value(gw->m_state[next]) + 1);
+    list_remove(&r->node); /* whatever it waited on belonged to the old state */
     r->state = next;
     r->since_ns = clock_ns();
     memcpy(&limit_ms, (const char *)&gw->conf->gateway + steps[next].limit, sizeof(limit_ms));

@@ -63,7 +63,8 @@ struct gw {
     size_t listener_count;
     bool accepting;
 
-    bool draining, stopped, reload;
+    bool draining, stopped;
+    bool scheduler_lost; /* the link was up and closed; not merely not up yet */
     uint64_t drain_until_ns;
     struct timer sweep;
     int signal_fd;
