@@ -68,6 +68,7 @@ struct gw {
     uint64_t drain_until_ns;
     struct timer sweep;
     int signal_fd;
+    void *signal_watch;
     int access_fd; /* -1: none */
     struct buf access;
 
