@@ -125,7 +125,7 @@ static bool connect_fresh(struct exchange *x);
 /* The connection ended or broke. */
 static void on_closed(struct exchange *x)
 {
-    enum err e = x->got_bytes ? answer_close(&x->answer) : ERR_GONE;
+    enum err e = x->got_bytes ? answer_close(&x->answer) : x->sent > 0 ? ERR_GONE : ERR_CONNECT;
 
     if (x->reused && !x->got_bytes) { /* closed while idle: nobody has seen the request */
         conn_close(x->conn);

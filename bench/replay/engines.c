@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Text is NUL-terminated behind len. */
+#define ENGINE_BLOCK 16 /* tokens */
+
 bool metrics_value(const char *text, size_t len, const char *name, double *out)
 {
     size_t n = strlen(name);
@@ -35,9 +36,12 @@ bool metrics_value(const char *text, size_t len, const char *name, double *out)
 
 void engine_sample_read(const char *text, size_t len, struct engine_sample *out)
 {
+    double held = 0, cached = 0;
+
     memset(out, 0, sizeof(*out));
-    out->has_resident =
-        metrics_value(text, len, "slipstream_engine_resident_tokens", &out->resident_tokens);
+    out->has_resident = metrics_value(text, len, "slipstream_engine_blocks_held", &held) &&
+                        metrics_value(text, len, "slipstream_engine_blocks_cached", &cached);
+    out->resident_tokens = (held + cached) * ENGINE_BLOCK;
     out->has_counters =
         metrics_value(text, len, "vllm:prefix_cache_queries_total", &out->query_tokens) &&
         metrics_value(text, len, "vllm:prefix_cache_hits_total", &out->hit_tokens);

@@ -9,11 +9,12 @@
 /* What a replay reads off the engines' /metrics. Pure. */
 struct engine_sample {
     bool has_resident, has_counters;
-    double resident_tokens; /* KV of any kind in the cache */
+    double resident_tokens; /* KV in the cache, held by requests or not */
     double query_tokens, hit_tokens;
 };
 
-/* Sum over the labels of one metric in Prometheus text; false: not there. */
+/* text is NUL-terminated behind len. Sum over the labels of one metric in Prometheus text; false:
+ * not there. */
 bool metrics_value(const char *text, size_t len, const char *name, double *out);
 void engine_sample_read(const char *text, size_t len, struct engine_sample *out);
 

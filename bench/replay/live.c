@@ -29,7 +29,7 @@
 
 struct live {
     const struct live_conf *conf;
-    const struct plans *plans;
+    struct plans *plans;
     struct loop *loop;
     struct client *client, *engines;
     struct flow *flow;
@@ -106,10 +106,8 @@ static void on_bytes(void *arg, struct answer *a)
 {
     struct job *j = arg;
 
-    if (j->first >= 0 || a->text_events == 0)
-        return;
-    j->first = model_now(j->live);
-    perfect_learn(&j->live->computed, &j->chain);
+    if (j->first < 0 && a->text_events > 0)
+        j->first = model_now(j->live);
 }
 
 static const char *complaint(const struct job *j, enum err e, const struct answer *a, char *dst,
@@ -208,6 +206,7 @@ static void send_call(struct live *l, uint32_t call, double ready)
 
     must(j != NULL);
     *j = (struct job){.live = l, .call = call, .ready = ready, .first = -1};
+    prompt_settle(l->plans, call, &l->answers);
     tokens = prompt_tokens_of(l->plans, call, &l->answers);
     chain_add(&j->chain, tokens, prompt);
     free(tokens);
@@ -216,6 +215,8 @@ static void send_call(struct live *l, uint32_t call, double ready)
     if (match > (prompt - 1) / PERFECT_BLOCK)
         match = (prompt - 1) / PERFECT_BLOCK;
     j->expected = (uint32_t)match * PERFECT_BLOCK;
+    /* From now on, not from the first token on: engines share what is being computed, too. */
+    perfect_learn(&l->computed, &j->chain);
     make_headers(j, last, &headers);
     make_body(j, last, &body);
     l->running++;
@@ -408,7 +409,7 @@ static void live_close(struct live *l)
     loop_free(l->loop);
 }
 
-bool live_run(const struct live_conf *conf, const struct plans *plans, const struct selection *sel,
+bool live_run(const struct live_conf *conf, struct plans *plans, const struct selection *sel,
               struct report *report, struct report_label *label)
 {
     struct live l = {.conf = conf, .plans = plans};

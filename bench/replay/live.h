@@ -25,7 +25,7 @@ struct live_conf {
 
 /* Replays over HTTP until every call has ended; false: interrupted. kv, engine_hit: see
  * report_label. */
-bool live_run(const struct live_conf *conf, const struct plans *plans, const struct selection *sel,
+bool live_run(const struct live_conf *conf, struct plans *plans, const struct selection *sel,
               struct report *report, struct report_label *label);
 
 #endif

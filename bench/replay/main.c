@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/replay/compare.h"
 #include "bench/replay/dry.h"
 #include "bench/replay/live.h"
 #include "bench/replay/synth.h"
@@ -20,7 +21,7 @@
 const char *argp_program_version = "slipstream-replay " SLIP_VERSION;
 
 struct options {
-    const char *trace, *json;
+    const char *trace, *json, *compare;
     struct selection_rule rule;
     struct live_conf live;
     bool dry;
@@ -48,7 +49,8 @@ enum {
     OPT_ENGINES,
     OPT_JSON,
     OPT_PROGRESS,
-    OPT_DRY
+    OPT_DRY,
+    OPT_COMPARE
 };
 
 static const struct argp_option ARGS[] = {
@@ -74,6 +76,9 @@ static const struct argp_option ARGS[] = {
     {"json", OPT_JSON, "FILE", 0, "append the report as one line of JSON; -: stdout", 0},
     {"progress", OPT_PROGRESS, NULL, 0, "show progress on stderr", 0},
     {"dry-run", OPT_DRY, NULL, 0, "send nothing: compare the prompts with the trace", 0},
+    {"compare", OPT_COMPARE, "FILE", 0,
+     "send nothing: print reports written by --json side by side; with --json OUT as one object",
+     0},
     {0},
 };
 
@@ -149,6 +154,9 @@ static bool parse_word(struct options *o, int key, const char *arg, struct argp_
     case OPT_JSON:
         o->json = arg;
         return true;
+    case OPT_COMPARE:
+        o->compare = arg;
+        return true;
     default:
         return false;
     }
@@ -208,9 +216,9 @@ static int show_dry(const struct plans *plans, const struct selection *sel)
     return 0;
 }
 
-static bool write_json(const char *path, const struct buf *text)
+static bool write_json(const char *path, const char *mode, const struct buf *text)
 {
-    FILE *f = strcmp(path, "-") == 0 ? stdout : fopen(path, "a");
+    FILE *f = strcmp(path, "-") == 0 ? stdout : fopen(path, mode);
     bool ok = f != NULL && fwrite(text->base, 1, text->len, f) == text->len;
 
     if (f != NULL && f != stdout)
@@ -220,7 +228,7 @@ static bool write_json(const char *path, const struct buf *text)
     return ok;
 }
 
-static int run_live(const struct options *o, const struct plans *plans, const struct selection *sel)
+static int run_live(const struct options *o, struct plans *plans, const struct selection *sel)
 {
     struct report_label label = {.policy = o->live.policy,
                                  .trace = plans->trace->name,
@@ -236,9 +244,35 @@ static int run_live(const struct options *o, const struct plans *plans, const st
     fputs(buf_cstr(&text), to_stdout ? stderr : stdout);
     buf_clear(&text);
     report_add_json(&report, &label, &text);
-    ok = o->json == NULL || write_json(o->json, &text);
+    ok = o->json == NULL || write_json(o->json, "a", &text);
     buf_fini(&text);
     return !ok ? 2 : report.errors > 0 ? 1 : 0;
+}
+
+static int run_compare(const struct options *o)
+{
+    struct buf in = {0}, table = {0}, wrapped = {0};
+    FILE *f = fopen(o->compare, "r");
+    size_t n = 1;
+    bool ok;
+
+    while (f != NULL && n > 0) {
+        n = fread(buf_reserve(&in, 65536), 1, 65536, f);
+        in.len += n;
+    }
+    if (f != NULL)
+        fclose(f);
+    ok = compare_reports(in.base, in.len, &table, &wrapped) == ERR_OK;
+    if (!ok)
+        fprintf(stderr, "slipstream-replay: %s: no reports in it\n", o->compare);
+    else
+        fputs(buf_cstr(&table), o->json != NULL && strcmp(o->json, "-") == 0 ? stderr : stdout);
+    if (ok && o->json != NULL)
+        ok = write_json(o->json, "w", &wrapped);
+    buf_fini(&in);
+    buf_fini(&table);
+    buf_fini(&wrapped);
+    return ok ? 0 : 2;
 }
 
 int main(int argc, char **argv)
@@ -271,6 +305,8 @@ int main(int argc, char **argv)
     o.live.tag = tag;
     argp_err_exit_status = 64;
     argp_parse(&ARGP, argc, argv, 0, NULL, &o);
+    if (o.compare != NULL)
+        return run_compare(&o);
     t = open_trace(&o);
     if (t == NULL)
         return 2;

@@ -154,9 +154,25 @@ static void piece_bytes(const struct plans *p, const struct piece *x, const stru
                         char *dst)
 {
     if (x->is_output)
-        prompt_output(p, x->owner, known, x->len, dst);
+        prompt_output(p, x->owner, x->made_up ? NULL : known, x->len, dst);
     else
         make_text(p, x->owner, x->at, x->len, dst);
+}
+
+void prompt_settle(struct plans *p, uint32_t call, const struct answers *known)
+{
+    const struct trace_call *c = &p->trace->calls[call];
+    const struct plan *ref = c->ref >= 0 && p->of[c->ref].settled ? &p->of[c->ref] : NULL;
+    struct plan *plan = &p->of[call];
+
+    for (uint32_t i = 0; i < plan->count; i++) {
+        struct piece *x = &plan->pieces[i];
+
+        if (x->is_output)
+            x->made_up = ref != NULL && i < ref->count ? ref->pieces[i].made_up
+                                                       : known->text[x->owner].len == 0;
+    }
+    plan->settled = true;
 }
 
 static void add_escaped(struct buf *out, const char *s, size_t n)

@@ -31,6 +31,7 @@ struct piece {
     uint32_t at;    /* position of its first token */
     uint32_t len;   /* tokens; never 0 */
     bool opens;     /* starts a message; else carries the last one on */
+    bool made_up;   /* output that was not known when the call was settled */
     bool is_output; /* what the engine answered to owner */
 };
 
@@ -39,6 +40,7 @@ struct plan {
     uint32_t count;
     uint32_t prompt_tokens; /* markers included */
     uint32_t shared_tokens; /* with ref, markers included */
+    bool settled;
 };
 
 struct plans {
@@ -65,6 +67,11 @@ enum {
  * runs that must not share text differ. */
 struct plans *plans_new(const struct trace *t, uint64_t seed);
 void plans_free(struct plans *p);
+
+/* Before a call is sent: fixes which outputs in its prompt are real and which made up, so that
+ * calls which share through it later repeat what it said, also when the real output is known by
+ * then. */
+void prompt_settle(struct plans *p, uint32_t call, const struct answers *known);
 
 /* Appends the JSON array of messages. */
 void prompt_add_messages(const struct plans *p, uint32_t call, const struct answers *known,

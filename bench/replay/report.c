@@ -93,10 +93,11 @@ void report_make(const struct outcome *all, size_t count, struct report *out)
         out->cached_tokens += o->cached_tokens;
         out->output_tokens += o->output_tokens;
         expected += o->expected_cached;
-        if (o->expected_cached > o->cached_tokens)
-            out->recomputed_tokens += o->expected_cached - o->cached_tokens;
     }
     out->span -= count > 0 ? start : 0;
+    /* Over all calls: of two that share, either may be the first to be computed. */
+    if (expected > (double)out->cached_tokens)
+        out->recomputed_tokens = (uint64_t)expected - out->cached_tokens;
     out->ptok = out->prompt_tokens - out->cached_tokens;
     if (out->prompt_tokens > 0) {
         out->hit = 100 * (double)out->cached_tokens / (double)out->prompt_tokens;

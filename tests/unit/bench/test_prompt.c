@@ -176,6 +176,30 @@ static void short_or_missing_answers_are_made_up_to_length(void **state)
     finished(&x);
 }
 
+static void later_calls_repeat_what_was_said_not_what_became_known(void **state)
+{
+    struct fixture x = planned(META "[0,0,0,[],0,28,20,-1,0]\n[0,1,0,[],0,70,2,0,3]\n"
+                                    "[0,1,0,[1],0,90,2,1,4]\n[0,0,0,[0],0,90,2,0,3]\n");
+    uint32_t *before, *after, *other;
+
+    (void)state;
+    prompt_settle(x.p, 1, &x.known);
+    before = prompt_tokens_of(x.p, 1, &x.known);
+    for (int i = 0; i < 20; i++)
+        buf_adds(&x.known.text[0], "real");
+    prompt_settle(x.p, 2, &x.known);
+    prompt_settle(x.p, 3, &x.known);
+    after = prompt_tokens_of(x.p, 2, &x.known);
+    other = prompt_tokens_of(x.p, 3, &x.known);
+    assert_int_equal(common(before, 70, after, 90), 64);
+    assert_int_equal(common(before, 70, other, 90), 28);
+    assert_memory_equal(&other[28], "real", 4);
+    free(before);
+    free(after);
+    free(other);
+    finished(&x);
+}
+
 static void other_seeds_and_traces_share_nothing(void **state)
 {
     struct fixture a = planned(META "[0,0,0,[],0,400,20,-1,0]\n");
@@ -288,6 +312,7 @@ int main(void)
         cmocka_unit_test(shared_prefix_is_exact_inside_a_prompt_and_an_output),
         cmocka_unit_test(answers_that_came_back_are_sent_again),
         cmocka_unit_test(short_or_missing_answers_are_made_up_to_length),
+        cmocka_unit_test(later_calls_repeat_what_was_said_not_what_became_known),
         cmocka_unit_test(other_seeds_and_traces_share_nothing),
         cmocka_unit_test(chains_carry_on_at_any_length),
         cmocka_unit_test(endless_cache_reproduces_the_synthetic_workload),
