@@ -123,12 +123,12 @@ compare() {
     "$BIN/slipstream-replay" --compare "$reports" ${json:+--json "$json"}
 }
 
-bundled_sessions=40
-[ -z "$quick" ] || bundled_sessions=12
+bundled_sessions=32
+[ -z "$quick" ] || bundled_sessions=10
 system_new
 if [ -n "$bundled" ]; then
     compare "bundled workload: supervisors with sub-agents, $ENGINES engines ($PROFILE), model time x$TIME_SCALE" \
-        --trace synthetic --sessions "$bundled_sessions" --users 16 --seed "$seed"
+        --trace synthetic --sessions "$bundled_sessions" --users 12 --seed "$seed"
     [ -z "$trace" ] || system_stop
 fi
 if [ -n "$trace" ]; then

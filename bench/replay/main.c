@@ -198,7 +198,7 @@ static struct trace *open_trace(const struct options *o)
     struct buf why = {0};
 
     if (strcmp(o->trace, "synthetic") == 0)
-        return synth_supervisor(o->rule.sessions != 0 ? o->rule.sessions : 24, o->rule.seed);
+        return synth_supervisor(o->rule.sessions != 0 ? o->rule.sessions : 32, o->rule.seed);
     if (trace_load(o->trace, &t, &why) != ERR_OK)
         fprintf(stderr, "slipstream-replay: %s: %s\n", o->trace, buf_cstr(&why));
     buf_fini(&why);

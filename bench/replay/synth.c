@@ -8,10 +8,10 @@
 enum {
     BLOCK = 16,
     TOOLS_TOKENS = 8000, /* definitions shared by all agents of a kind */
-    TASK_TOKENS = 6000,
-    BRIEF_TOKENS = 3000, /* shared by the sub-agents of a workflow */
+    TASK_TOKENS = 24000,
+    BRIEF_TOKENS = 16000, /* shared by the sub-agents of a workflow */
     ORDER_TOKENS = 800,  /* what one sub-agent is to do */
-    APPEND_TOKENS = 875,
+    APPEND_TOKENS = 2500,
     OUT_TOKENS = 214,
     SUB_AGENTS = 4,
 };
