@@ -48,13 +48,16 @@ void buf_adds(struct buf *b, const char *s)
 
 void buf_vaddf(struct buf *b, const char *fmt, va_list ap)
 {
+    char *at = buf_reserve(b, 64);
+    size_t room = b->cap - b->len;
     va_list again;
     int n;
 
     va_copy(again, ap);
-    n = vsnprintf(NULL, 0, fmt, ap);
+    n = vsnprintf(at, room, fmt, ap);
     must(n >= 0);
-    vsnprintf(buf_reserve(b, (size_t)n + 1), (size_t)n + 1, fmt, again);
+    if ((size_t)n >= room)
+        vsnprintf(buf_reserve(b, (size_t)n + 1), (size_t)n + 1, fmt, again);
     va_end(again);
     b->len += (size_t)n;
 }

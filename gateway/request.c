@@ -2,7 +2,6 @@
 #include "gateway/request.h"
 
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -70,6 +69,23 @@ static void on_h2o_dispose(void *p)
 static bool is_id_byte(unsigned char c)
 {
     return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != ',' && c != ';';
+}
+
+/* Unique over workers and restarts: random start per worker, then a counter through a bijection. */
+static void id_make(struct gw_request *r)
+{
+    static const char hex[] = "0123456789abcdef";
+    static uint64_t base, count;
+    uint64_t v;
+    int i;
+
+    if (base == 0)
+        base = proc_random();
+    v = (base ^ ++count) * UINT64_C(0x9e3779b97f4a7c15);
+    memcpy(r->id, "req-", 4);
+    for (i = 0; i < 16; i++)
+        r->id[4 + i] = hex[v >> (60 - 4 * i) & 15];
+    r->id[20] = '\0';
 }
 
 static void id_choose(struct gw_request *r)

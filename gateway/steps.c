@@ -133,7 +133,9 @@ static size_t upstream_make(struct gw_request *r, const struct fleet_engine *e)
     buf_add(b, r->req->method.base, r->req->method.len);
     buf_add(b, " ", 1);
     buf_add(b, r->path, r->path_len);
-    buf_addf(b, " HTTP/1.1\r\nhost: %s\r\n", e->host);
+    buf_adds(b, " HTTP/1.1\r\nhost: ");
+    buf_adds(b, e->host);
+    buf_adds(b, "\r\n");
     upstream_headers(r, b);
     buf_adds(b, "x-request-id: ");
     buf_adds(b, r->id);
