@@ -105,8 +105,7 @@ static void id_choose(struct gw_request *r)
             }
         }
     }
-    snprintf(r->id, sizeof(r->id), "req-%016llx%08x", (unsigned long long)proc_random(),
-             (unsigned)r->handle);
+    id_make(r);
 }
 
 struct gw_request *request_new(struct gw *gw, h2o_req_t *req)
