@@ -2,6 +2,8 @@
 #include "gateway/client.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +83,7 @@ void client_attach(struct gw_request *r)
     r->client = client_of(r->gw, h2o_socket_get_fd(s));
     if (r->client != NULL) {
         r->client->active = r;
+        r->client->pipelined = false;
         r->client->first_byte_ns = 0;
     }
 }
@@ -105,6 +108,16 @@ static bool has_left(int fd)
     return n == 0 || (n < 0 && errno != EAGAIN);
 }
 
+/* The same behind unread bytes, which hide the end of the stream from recv(). */
+static bool has_closed(int fd)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0 ||
+           (info.tcpi_state != TCP_ESTABLISHED && info.tcpi_state != TCP_SYN_RECV);
+}
+
 static void on_readable(h2o_socket_t *sock, const char *err)
 {
     struct client *c;
@@ -119,6 +132,7 @@ static void on_readable(h2o_socket_t *sock, const char *err)
         return;
     }
     h2o_socket_read_stop(sock); /* the next request is already there; it waits for its turn */
+    c->pipelined = true;
 }
 
 void client_watch(struct gw_request *r)
@@ -226,8 +240,11 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
         const h2o_buffer_t *in = c->sock->input;
         uint64_t limit_ms;
 
-        if (c->active != NULL)
+        if (c->active != NULL) {
+            if (c->pipelined && !c->active->finished && has_closed(c->fd))
+                request_gone(c->active);
             continue;
+        }
         if (in->size == 0) {
             uint64_t idle_ms = (now_ns - c->idle_since_ns) / NS_PER_MS;
 

@@ -293,6 +293,7 @@ void request_fail(struct gw_request *r, enum err e)
         return;
     }
     if (!r->started) {
+        r->req->res.headers = (h2o_headers_t){NULL, 0, 0}; /* of an engine's head that was held */
         respond_error(r, e, NULL, NULL);
         return;
     }

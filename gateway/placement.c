@@ -77,6 +77,12 @@ static void lease_give_back(struct gw *gw, uint64_t wire)
     report_send(gw, &item);
 }
 
+/* Nobody is left to try: then what the last one did wrong says more. */
+static enum err no_engine(const struct gw_request *r)
+{
+    return r->place.tries > 0 ? r->place.last_err : ERR_NO_ENGINE;
+}
+
 static void place_alone(struct gw_request *r)
 {
     struct gw *gw = r->gw;
@@ -100,7 +106,7 @@ static void place_alone(struct gw_request *r)
     request_new_attempt(r);
     engine = fleet_choose(&gw->fleet, &wish, &reason, &known);
     if (engine < 0) {
-        respond_error(r, known || gw->fleet.count == 0 ? ERR_NO_ENGINE : ERR_MODEL,
+        respond_error(r, known || gw->fleet.count == 0 ? no_engine(r) : ERR_MODEL,
                       known ? NULL : "model", NULL);
         return;
     }
@@ -173,8 +179,8 @@ static void decision_apply(struct gw_request *r, const decision_msg *d)
     case SLIPSTREAM__V1__DECISION_KIND__DECISION_NO:
     case _SLIPSTREAM__V1__DECISION_KIND_IS_INT_SIZE:
     default:
-        respond_error_retry(r, err_from_wire(d->err), d->err == ERR_MODEL ? "model" : NULL, NULL,
-                            (int)d->retry_ms);
+        respond_error_retry(r, d->err == ERR_NO_ENGINE ? no_engine(r) : err_from_wire(d->err),
+                            d->err == ERR_MODEL ? "model" : NULL, NULL, (int)d->retry_ms);
         break;
     }
 }

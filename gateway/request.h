@@ -58,6 +58,7 @@ struct gw_placement {
     bool alone; /* we decided it */
     uint32_t avoid[GW_AVOID_MAX];
     unsigned avoid_count, tries;
+    enum err last_err; /* why the last try failed */
     bool retried_fresh;
 };
 

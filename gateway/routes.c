@@ -57,6 +57,40 @@ static bool path_matches(const char *pattern, const char *path, size_t len, h2o_
     return path == end;
 }
 
+/* Paths that only their engine knows go through as they came, so they must mean there what they
+ * mean here: no dot segments, no hidden slashes, else /v1/../x reaches what lies beside /v1. */
+static bool path_is_plain(const char *path, size_t len)
+{
+    size_t i = 0, dots = 0, others = 0;
+
+    for (; i <= len; i++) {
+        bool end = i == len || path[i] == '/' || path[i] == '?';
+
+        if (end && others == 0 && (dots == 1 || dots == 2))
+            return false;
+        if (i == len || path[i] == '?')
+            return true;
+        if (end) {
+            dots = others = 0;
+        } else if (path[i] == '.') {
+            dots++;
+        } else if (path[i] == '%' && len - i >= 3) {
+            if (h2o_lcstris(path + i, 3, H2O_STRLIT("%2f")) ||
+                h2o_lcstris(path + i, 3, H2O_STRLIT("%5c")) ||
+                h2o_lcstris(path + i, 3, H2O_STRLIT("%00")))
+                return false;
+            if (h2o_lcstris(path + i, 3, H2O_STRLIT("%2e")))
+                dots++;
+            else
+                others++;
+            i += 2;
+        } else {
+            others++;
+        }
+    }
+    return true;
+}
+
 /* Finds the row. ERR_METHOD where only the method does not fit. */
 static enum err route_find(struct gw_request *r, enum listener listener)
 {
@@ -73,7 +107,8 @@ static enum err route_find(struct gw_request *r, enum listener listener)
             continue;
         if (h2o_memis(method.base, method.len, row->method, strlen(row->method))) {
             r->route = row;
-            return ERR_OK;
+            return strchr(row->path, '*') == NULL || path_is_plain(r->path, len) ? ERR_OK
+                                                                                 : ERR_PATH;
         }
         if (!other_method)
             respond_add_header(r, "allow", row->method);

@@ -41,6 +41,8 @@ void enter_PLACING(struct gw_request *r)
     const uint64_t *digests = NULL;
     uint32_t count = 0, tail = 0;
 
+    if (r->place.tries == 0)
+        r->gw->retry_tokens += r->gw->conf->gateway.retry_budget;
     /* Looked at more often than the limit: the scheduler may die while we wait. */
     timer_start(&r->gw->timers, &r->timer, r->since_ns + BEAT_CHECK_NS);
     look_digests(r, &digests, &count, &tail);

@@ -221,6 +221,7 @@ static void on_fail(void *arg, enum err e, bool unread)
     }
     worker_label_count(r->gw, GW_M_retries, err_code(e), 1);
     p->tries++;
+    p->last_err = e;
     p->retried_fresh = false;
     if (p->avoid_count < GW_AVOID_MAX)
         p->avoid[p->avoid_count++] = p->engine;
