@@ -69,7 +69,7 @@ void conn_flush(struct conn *c)
     h2o_iovec_t v;
 
     if (c->dead || c->out.len == 0 || h2o_socket_is_writing(c->sock) ||
-        h2o_timeout_is_linked(&c->delay_entry))
+        (c->trouble.mode == TROUBLE_dribble && h2o_timeout_is_linked(&c->delay_entry)))
         return;
     if (c->trouble.mode == TROUBLE_dribble) {
         buf_add(&c->busy, c->out.base, 1);
