@@ -40,14 +40,29 @@ def pytest_collection_modifyitems(config, items):
             items[:] = keep
 
 
+def fleets_of(item):
+    found = {}
+    for name, value in getattr(item, "funcargs", {}).items():
+        for v in value if isinstance(value, tuple) else (value,):
+            fleet = v if isinstance(v, Fleet) else v.__dict__.get("fleet") if hasattr(v, "__dict__") else None
+            if isinstance(fleet, Fleet):
+                found[id(fleet)] = (name, fleet)
+    return found.values()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    for _, fleet in fleets_of(item):
+        fleet.mark_logs()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            for fleet in (*(value if isinstance(value, tuple) else (value,)), getattr(value, "fleet", None)):
-                if isinstance(fleet, Fleet):
-                    report.sections.append((f"logs of {name}", fleet.logs()))
+        for name, fleet in fleets_of(item):
+            if fleet.dir.exists() and (text := fleet.logs()):
+                report.sections.append((f"logs of {name}", text))
 
 
 @pytest.fixture(params=["nng", "shm"])

@@ -76,7 +76,10 @@ class Process:
             assert code is None, f"{self.name} ended with {code} at its start:\n{self.log()[-3000:]}"
             return self.ready is None or self.ready()
 
-        wait_until(f"{self.name} is ready; its log: {self.log_path}", seconds, ready)
+        try:
+            wait_until(f"{self.name} is ready", seconds, ready)
+        except AssertionError as e:
+            raise AssertionError(f"{e}\n{self.log()[-3000:]}") from None
         return self
 
     @property
@@ -196,6 +199,7 @@ class Fleet:
             **(sections or {}),
         }
         self.write_config()
+        self.log_marks = {}
         self.scheduler = self.mailbox = None
         if with_scheduler:
             self.scheduler = self.process("slipstream-scheduler",
@@ -215,7 +219,7 @@ class Fleet:
 
     def worker(self, instance, with_scheduler=True):
         port = self.admin_port + instance - 1
-        path = "/ready" if self.scheduler and with_scheduler else "/health"
+        path = "/ready" if self.scheduler and with_scheduler and self.engines else "/health"
         return self.process("slipstream-gateway", "--instance", instance, log=f"gateway-{instance}",
                             ready=lambda: rawhttp.reachable(port, path) == 200)
 
@@ -229,15 +233,19 @@ class Fleet:
         try:
             self.start()
         except BaseException:
-            self.kill()
+            self.__exit__(BaseException)
             raise
         return self
 
     def __exit__(self, kind, *exc):
-        if kind is not None:
-            self.kill()
-        else:
-            self.stop()
+        try:
+            if kind is not None:
+                self.kill()
+            else:
+                self.stop()
+        finally:
+            if "SLIP_KEEP" not in os.environ:
+                shutil.rmtree(self.dir, ignore_errors=True)
 
     def start(self):
         if self.own_engines:
@@ -277,7 +285,6 @@ class Fleet:
         except BaseException:
             self.kill()
             raise
-        shutil.rmtree(self.dir, ignore_errors=True)
 
     def kill(self):
         for p in self.processes():
@@ -287,10 +294,14 @@ class Fleet:
                 p.popen.wait()
                 p.popen = None
 
-    def logs(self, limit=2500):
+    def mark_logs(self):
+        """From here on logs() tells news only."""
+        self.log_marks = {p: p.stat().st_size for p in self.dir.glob("*.log")}
+
+    def logs(self, limit=1500):
         out = []
         for path in sorted(self.dir.glob("*.log")):
-            text = path.read_bytes().decode("utf-8", "replace")
+            text = path.read_bytes()[self.log_marks.get(path, 0):].decode("utf-8", "replace")
             if text:
                 out.append(f"---- {path.name}\n{text[-limit:]}")
         return "\n".join(out)
@@ -329,12 +340,21 @@ class Fleet:
         wait_until(f"{name}{labels} == {value} (is {self.metrics(worker).sum(name, **labels)})", seconds,
                    lambda: self.metrics(worker).sum(name, **labels) == value)
 
+    def engine_rows(self, worker=1):
+        """What a gateway worker knows of each engine, by id."""
+        a = rawhttp.get(self.admin_port + worker - 1, "/engines")
+        assert a.status == 200, a
+        return {e["id"]: e for e in a.json()["engines"]}
+
     def healthy_engines(self):
-        """Ids of the engines that the scheduler calls healthy."""
-        listed = slipctl(self, "engines", "--json")
-        if isinstance(listed, dict):
-            listed = listed["engines"]
-        return sorted(e["id"] for e in listed if e["healthy"])
+        return sorted(e["id"] for e in self.engine_rows().values() if e["healthy"])
+
+    def leases(self, worker=1):
+        """Requests in flight by the scheduler's books."""
+        return sum(e["running"] for e in self.engine_rows(worker).values())
+
+    def wait_no_lease(self, seconds=5):
+        wait_until("no lease is held", seconds, lambda: self.leases() == 0, interval=0.03)
 
     def wait_engines(self, ids=None, seconds=10):
         want = sorted(ids if ids is not None else [e.id for e in self.engines])

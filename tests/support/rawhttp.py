@@ -41,7 +41,7 @@ class Answer:
         return out
 
     def __repr__(self):
-        return f"<{self.status} {self.headers} {self.body[:400]!r}>"
+        return f"<{self.status} {self.headers} {(self.body or b'')[:400]!r}>"
 
 
 class RawClient:
@@ -202,7 +202,7 @@ def request_bytes(method, path, body=None, headers=(), host="test", version="HTT
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 
-def fetch(port, method, path, body=None, headers=(), timeout=20, host="test"):
+def fetch(port, method, path, body=None, headers=(), timeout=20, host="localhost"):
     """One request on a connection of its own."""
     if isinstance(headers, dict):
         headers = list(headers.items())

@@ -86,7 +86,7 @@ def pair_session():
                  "write_timeout_ms": 3000, "head_timeout_ms": 500, "body_timeout_ms": 1500}
     if SANITIZED:
         impatient = {k: v * 3 for k, v in impatient.items()}
-    yield from _raw_fleet(engines, gateway=impatient, scheduler={"default_policy": "roundrobin"})
+    yield from _raw_fleet(engines, gateway={**impatient, "retry_budget": 10}, scheduler={"default_policy": "roundrobin"})
 
 
 @pytest.fixture

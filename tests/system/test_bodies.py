@@ -158,9 +158,9 @@ def test_body_over_the_limit_is_413(raw):
     """32 MiB is the limit; told by the length alone, before the body was sent."""
     with raw.client() as c:
         c.send(f"POST {PATH} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
-               f"Content-Length: {33 << 20}\r\n\r\n".encode())
+               f"Content-Length: {34 << 20}\r\n\r\n".encode())
         a = c.read_answer()
-        check_openai(a, "request_too_large")
+        check_openai(a, "request_too_large", has_id=False)
         assert c.is_closed()
     assert raw.count() == 0
 
@@ -171,16 +171,22 @@ def test_body_over_the_limit_in_chunks_is_413(raw):
         c.send(f"POST {PATH} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
                "Transfer-Encoding: chunked\r\n\r\n".encode())
         try:
-            for _ in range(33 * 16):
+            for _ in range(34 * 16):
                 c.send(piece)
         except (BrokenPipeError, ConnectionResetError):
             pass  # refused while we wrote
         try:
             a = c.read_answer()
-            check_openai(a, "request_too_large")
+            check_openai(a, "request_too_large", has_id=False)
         except Broken:
             pass  # the answer was lost behind a reset; that it was refused shows below
         assert c.is_closed()
+    assert raw.count() == 0
+
+
+def test_body_one_byte_over_the_limit_is_413(raw):
+    data = body().ljust((32 << 20) + 1)
+    check_openai(raw.post(PATH, data, timeout=30), "request_too_large")
     assert raw.count() == 0
 
 
@@ -206,7 +212,7 @@ def test_unknown_path_below_v1_goes_by_model(raw):
     assert raw.post("/v1/rerank?x=1&y=%20", data).status == 200
     r = raw.engine.requests[0]
     assert (r.target, r.body) == ("/v1/rerank?x=1&y=%20", data)
-    check_openai(raw.post("/v1/rerank", b'{"anything":1}'), "model_required")
+    check_openai(raw.post("/v1/rerank", b'{"anything":1}'), ("model_required", "path_not_found"))
     check_openai(raw.get("/v1/nothing"), ("path_not_found", "method_not_allowed"))
     check_openai(raw.get("/nothing"), "path_not_found")
 

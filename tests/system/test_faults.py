@@ -8,7 +8,7 @@ import openai
 import pytest
 from support import raw_engine as re_
 from support.errors import check_openai
-from support.fleet import Fleet, slipctl
+from support.fleet import Fleet
 from support.raw_engine import Flood
 from support.rawhttp import Broken, chat
 from support.wait import secs, wait_until
@@ -16,12 +16,19 @@ from support.wait import secs, wait_until
 PATH = "/v1/chat/completions"
 
 
+BROKEN_CODES = ("engine_bad_answer", "engine_answer_truncated", "engine_gone", "engine_stalled",
+                "engine_first_byte_timeout")
+
+
 def assert_broken_stream(fleet, **more):
     """A streamed answer that failed half way shows it: an error event or broken framing, and never a clean end."""
     with fleet.client() as c:
         c.request("POST", PATH, chat("raw", "stream", stream=True, **more))
         head = c.read_head()
-        assert head.status == 200, head
+        if head.status != 200:  # noticed before anything was passed on: better still
+            head.body = c.read_body(head)
+            check_openai(head, BROKEN_CODES)
+            return b""
         data = b""
         try:
             while (piece := c.read_chunk()) is not None:
@@ -33,12 +40,6 @@ def assert_broken_stream(fleet, **more):
     error = json.loads(events[-1][6:])["error"]
     assert error["message"] and error["code"], error
     return data
-
-
-def wait_idle(fleet):
-    """Nothing is in flight any more, neither in the gateway nor in the scheduler's books."""
-    wait_until("no lease is held", 5, lambda: slipctl(fleet, "status", "--json")["scheduler"]["leases"] == 0,
-               interval=0.05)
 
 
 # ---- engines that cannot be reached ----
@@ -67,7 +68,7 @@ def test_refusing_engine_is_replaced_by_the_other(pair):
         a = pair.chat(headers=[("X-Workflow-ID", f"refused-{i}")])
         assert a.status == 200, a
         assert a.header("x-slipstream-engine") == "b"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 def test_all_refuse_before_any_probe_noticed(pair):
@@ -86,22 +87,24 @@ def test_engine_that_dies_before_its_first_byte_is_replaced(pair, step):
         assert a.status == 200, a
         assert a.header("x-slipstream-engine") == "b"
     assert pair.engines[0].count() >= 1
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 def test_both_die_before_their_first_byte(pair):
     pair.default(re_.read_and_close)
     check_openai(pair.chat(), ("engine_gone", "engine_answer_truncated"), status=502)
     assert 2 <= pair.count() <= 4, "tries are bounded"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
-def test_tries_stay_inside_the_budget(pair):
-    """A fleet that fails every request does not get three times the load for long."""
-    pair.default(re_.read_and_close)
-    for _ in range(60):
-        assert pair.chat().status in (502, 503)
-    assert pair.count() <= 60 + 0.2 * 60 + 10 * secs(6), pair.count()
+def test_tries_stay_inside_the_budget():
+    """A fleet that fails every request does not get three times the load for long: 20 % and 10 a second."""
+    with re_.RawEngine("a") as a, re_.RawEngine("b") as b, Fleet(engines=[a, b], workers=1, with_mailbox=False) as f:
+        a.default = b.default = re_.read_and_close
+        t0 = time.monotonic()
+        for _ in range(100):
+            assert f.chat().status in (502, 503)
+        assert a.count() + b.count() <= 100 + 0.2 * 100 + 10 * (time.monotonic() - t0) + 12
 
 
 @pytest.mark.asan_ok
@@ -109,7 +112,7 @@ def test_tries_stay_inside_the_budget(pair):
 def test_kept_connection_closed_just_as_it_is_picked_is_retried(raw, read):
     """vLLM closes idle connections; a POST that meets the close must not fail."""
     assert raw.chat().status == 200
-    first = raw.engine.requests[0].conn.id
+    first = raw.engine.requests[0]
 
     def closes(conn, request):
         if read:
@@ -120,8 +123,8 @@ def test_kept_connection_closed_just_as_it_is_picked_is_retried(raw, read):
     a = raw.chat(text="again")
     assert a.status == 200, a
     second, third = raw.engine.requests[1:]
-    assert second.conn.id == first and second.index == 1, "the connection was not reused: the test shows nothing"
-    assert third.conn.id != first and third.json()["messages"][0]["content"] == "again"
+    assert second.conn is first.conn, "the connection was not reused: the test shows nothing"
+    assert third.conn is not first.conn and third.json()["messages"][0]["content"] == "again"
 
 
 def test_idle_connection_closed_by_the_engine_is_never_picked(raw):
@@ -173,7 +176,7 @@ def test_malformed_answer_is_502(pair, name):
     pair.default(re_.answer_bytes(BAD_HEADS[name]))
     a = pair.chat()
     check_openai(a, ("engine_bad_answer", "engine_answer_truncated", "engine_gone"), status=502)
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -194,7 +197,7 @@ def test_broken_stream_is_never_a_success(pair, name, end):
     pair.default(re_.answer_bytes(BAD_BODIES[name], then=end))
     assert_broken_stream(pair.fleet)
     assert pair.count() == 1, "asked again after the first byte"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
@@ -236,7 +239,6 @@ def test_interim_heads_are_skipped(raw):
     assert (a.status, a.json()) == (200, re_.CHAT)
     assert a.header("link") is None
     assert raw.chat().status == 200
-    assert raw.engine.requests[1].index == 1, "the connection was not kept"
 
 
 def test_endless_interim_heads_are_an_error(pair):
@@ -302,7 +304,7 @@ def test_silent_engine_is_504_and_let_go(pair):
     assert time.monotonic() - t0 < secs(8)
     for r in pair.requests():
         assert r.gone.wait(secs(5)), "the engine was not let go"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 @pytest.mark.parametrize("step", ["token_then_hang", "head_then_hang"])
@@ -310,7 +312,7 @@ def test_engine_that_stalls_in_the_stream_is_an_error(pair, step):
     pair.default(getattr(re_, step))
     assert_broken_stream(pair.fleet)
     assert pair.requests()[0].gone.wait(secs(5)), "the engine was not let go"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 def test_stalled_probe_makes_an_engine_dead_and_back_again(pair):
@@ -338,7 +340,7 @@ def test_client_that_leaves_before_the_first_byte_cancels(raw, how, stream):
     r = raw.engine.wait_request()
     leave(c, how)
     assert r.gone.wait(secs(3)), "the engine still works for nobody"
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
 
 
 @pytest.mark.asan_ok
@@ -348,13 +350,13 @@ def test_client_that_leaves_a_silent_stream_cancels(raw, how, step):
     raw.script(getattr(re_, step))
     c = raw.client()
     c.request("POST", PATH, chat("raw", "bye", stream=True))
-    assert c.read_head().status == 200
     r = raw.engine.wait_request()
     if step == "token_then_hang":
+        assert c.read_head().status == 200
         assert b"one" in c.read_chunk()
     leave(c, how)
     assert r.gone.wait(secs(3)), "the engine still works for nobody"
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
 
 
 def test_client_that_leaves_a_busy_stream_cancels(raw):
@@ -365,7 +367,7 @@ def test_client_that_leaves_a_busy_stream_cancels(raw):
         c.read_head()
         c.read_chunk()
     assert flood.ended.wait(secs(5)) and flood.request.gone.is_set()
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
 
 
 def test_client_that_leaves_in_its_body_starts_nothing(raw):
@@ -376,7 +378,7 @@ def test_client_that_leaves_in_its_body_starts_nothing(raw):
         leave(c, how)
     assert raw.chat().status == 200
     assert raw.count() == 1
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
 
 
 def test_many_clients_that_leave_at_once_leave_nothing_behind(raw):
@@ -390,7 +392,7 @@ def test_many_clients_that_leave_at_once_leave_nothing_behind(raw):
         leave(c, "reset" if i % 2 else "close")
     for r in raw.engine.requests[:40]:
         assert r.gone.wait(secs(5))
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
     wait_until("descriptors are back", 5, lambda: raw.worker.fd_count() <= fds + 4)
 
 
@@ -423,7 +425,7 @@ def test_client_that_does_not_read_holds_the_engine_back(raw):
         while (piece := c.read_chunk()) is not None:
             total += len(piece)
         assert total == flood.sent >= 96 << 20, "bytes were lost"
-    wait_idle(raw.fleet)
+    raw.wait_no_lease()
 
 
 def test_client_that_never_reads_is_given_up(pair):
@@ -434,7 +436,7 @@ def test_client_that_never_reads_is_given_up(pair):
         c.request("POST", PATH, chat("raw", "never reads", stream=True))
         flood.wait_blocked()
         assert flood.ended.wait(secs(10)), "still waiting for a client that does not read"
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 def test_slow_head_is_408(pair):
@@ -527,7 +529,7 @@ def test_a_hundred_deaths(pair):
         pair.engines[i % 2].default = getattr(re_, ends[i % 4])
         pair.engines[(i + 1) % 2].default = re_.ok_json
         assert pair.chat(headers=[("X-Workflow-ID", f"deaths-{i % 5}")]).status in (200, 502, 503)
-    wait_idle(pair.fleet)
+    pair.wait_no_lease()
 
 
 def test_fleet_without_an_engine_says_so():

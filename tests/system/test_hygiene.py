@@ -148,7 +148,11 @@ def test_pipelined_requests_are_answered_in_order(raw):
 TARGETS = {
     "unknown path": ("GET", "/nothing", {404}),
     "unknown path with a body": ("POST", "/nothing", {404}),
-    "path that walks up": ("GET", "/v1/../../etc/passwd", {400, 404}),
+    "path that walks up": ("POST", "/v1/../collective_rpc", {400, 404}),
+    "path that walks up, encoded": ("POST", "/v1/%2e%2e/sleep", {400, 404}),
+    "path that walks up at its end": ("POST", "/v1/x/..", {400, 404}),
+    "path with an encoded slash": ("POST", "/v1/..%2fsleep", {400, 404}),
+    "path with an encoded NUL": ("POST", "/v1/x%00", {400, 404}),
     "GET on a POST path": ("GET", PATH, {405}),
     "PUT on a POST path": ("PUT", PATH, {405}),
     "TRACE": ("TRACE", PATH, {405}),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from support import raw_engine as re_
-from support.fleet import Fleet, Load, slipctl
+from support.fleet import Fleet, Load
 from support.raw_engine import RawEngine
 from support.rawhttp import Broken, RawClient, chat, get
 from support.wait import secs, wait_until
@@ -18,14 +18,6 @@ PATH = "/v1/chat/completions"
 
 def wf(workflow):
     return [("X-Workflow-ID", workflow)]
-
-
-def leases(fleet):
-    return slipctl(fleet, "status", "--json")["scheduler"]["leases"]
-
-
-def wait_no_lease(fleet, seconds=5):
-    wait_until("no lease is held", seconds, lambda: leases(fleet) == 0, interval=0.05)
 
 
 def scheduler_ups(fleet):
@@ -68,7 +60,7 @@ def test_scheduler_killed_under_load_costs_no_request(fleet):
     assert statuses == [200] * len(statuses), [s for s in statuses if s != 200][:5]
     for _, workflow, engine in [*alone, *back]:
         assert engine == homes[workflow], "a home moved with the scheduler's death"
-    wait_no_lease(fleet)
+    fleet.wait_no_lease()
     total = sum(fleet.status(w).json()["total_requests"] for w in homes)
     assert 8 + len(load.answers) - len(alone) <= total <= 8 + len(load.answers), (total, len(load.answers), len(alone))
 
@@ -105,7 +97,7 @@ def test_scheduler_stopped_by_sigterm_and_started_again(fleet):
         load.wait_more(20)
     assert load.errors == []
     assert {a[0] for a in load.answers} == {200}
-    wait_no_lease(fleet)
+    fleet.wait_no_lease()
 
 
 @pytest.mark.channel
@@ -120,7 +112,7 @@ def test_frozen_scheduler_does_not_freeze_the_gateways(fleet):
     assert load.errors == []
     assert {a[0] for a in load.answers} <= {200, 503}
     assert sum(a[0] == 503 for a in load.answers) <= 4
-    wait_no_lease(fleet)
+    fleet.wait_no_lease()
 
 
 @pytest.mark.channel
@@ -139,10 +131,10 @@ def test_requests_in_flight_survive_a_scheduler(hanging):
         hanging.engine.wait_request()
         hanging.scheduler.kill9()
         hanging.scheduler.restart()
-        wait_until("the successor knows of the request", 5, lambda: leases(hanging) == 1, interval=0.05)
+        wait_until("the successor knows of the request", 5, lambda: hanging.leases() == 1, interval=0.05)
         go.set()
         assert c.read_answer().status == 200
-    wait_no_lease(hanging)
+    hanging.wait_no_lease()
 
 
 @pytest.mark.channel
@@ -213,23 +205,28 @@ def test_parked_poll_survives_a_mailbox():
 
 @pytest.mark.channel
 @pytest.mark.asan_ok
-def test_leases_of_a_killed_worker_end_within_a_second(hanging):
-    hanging.engine.default = re_.hang
-    clients = [hanging.client() for _ in range(5)]
-    for c in clients:
-        c.request("POST", PATH, chat("raw", "lost"), wf("lost"))
-    hanging.engine.wait_request(5)
-    wait_until("five leases", 5, lambda: leases(hanging) == 5, interval=0.05)
-    hanging.workers[0].kill9()
-    wait_no_lease(hanging, 1.5)
-    for r in hanging.engine.requests[:5]:
-        assert r.gone.wait(secs(5))
-    for c in clients:
-        assert c.is_closed()
-        c.close()
-    hanging.workers[0].restart()
-    hanging.engine.default = re_.ok_json
-    assert hanging.chat().status == 200
+def test_leases_of_a_killed_worker_end_within_a_second(channel):
+    with RawEngine("raw") as engine, Fleet(engines=[engine], workers=2, channel=channel, with_mailbox=False) as f:
+        engine.default = re_.hang
+        clients = [f.client() for _ in range(16)]  # on either worker
+        for c in clients:
+            c.request("POST", PATH, chat("raw", "lost"), wf("lost"))
+        engine.wait_request(16)
+        wait_until("sixteen leases", 5, lambda: f.leases(worker=2) == 16)
+        f.workers[0].kill9()
+        t0 = time.monotonic()
+        left = [c for c in clients if c.is_open(0.01)]
+        assert 0 < len(left) < 16
+        wait_until("only the leases of the other worker", 1.5, lambda: f.leases(worker=2) == len(left))
+        assert time.monotonic() - t0 < secs(1.5)
+        f.workers[0].restart()
+        for c in clients:
+            c.close()
+        wait_until("no lease is held", 5, lambda: f.leases(worker=2) == 0)
+        for r in engine.requests[:16]:
+            assert r.gone.wait(secs(5))
+        engine.default = re_.ok_json
+        assert f.chat().status == 200
 
 
 @pytest.mark.channel
@@ -242,7 +239,7 @@ def test_killed_worker_costs_only_its_own_connections(fleet):
         load.wait_more(30)
     assert len(load.errors) <= 12, load.errors[:20]
     assert {a[0] for a in load.answers} == {200}
-    wait_no_lease(fleet)
+    fleet.wait_no_lease()
 
 
 def test_counters_survive_a_worker():
@@ -352,9 +349,8 @@ PROGRAMS = ("slipstream-gateway", "slipstream-scheduler", "slipstream-mailbox")
 
 @pytest.fixture(scope="module")
 def unstarted():
-    f = Fleet(engines=0, workers=0, with_scheduler=False, with_mailbox=False)
-    yield f
-    f.stop()
+    with Fleet(engines=0, workers=0, with_scheduler=False, with_mailbox=False) as f:
+        yield f
 
 
 def run_with(fleet, program, text, *args):
@@ -506,7 +502,7 @@ def test_armed_fault_costs_no_answer(channel, who, fault):
         seen = [f.chat(f"{i}", wf(f"armed-{i % 3}")).status for i in range(12)]
         assert set(seen) <= {200, 502, 503, 504} and seen.count(200) >= 8, seen
         assert f.chat().status == 200
-        wait_no_lease(f, 10)
+        f.wait_no_lease(10)
 
 
 @pytest.mark.slow
@@ -520,7 +516,7 @@ def test_scheduler_killed_ten_times_under_load(fleet):
             fleet.scheduler.restart()
     assert load.errors == []
     assert {a[0] for a in load.answers} == {200}
-    wait_no_lease(fleet)
+    fleet.wait_no_lease()
 
 
 def test_connection_storm_is_served():

@@ -159,7 +159,7 @@ def test_workflow_in_the_base_url(sim):
         assert c.chat.completions.create(model="sim", messages=HELLO, max_tokens=4).choices
         assert [m.id for m in c.models.list()] == ["sim"]
     wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 1)
-    assert [a["id"] for a in sim.status(w).json()["agents"]] == ["planner"]
+    assert [a["agent_id"] for a in sim.status(w).json()["agents"]] == ["planner"]
 
 
 @pytest.mark.asan_ok
@@ -170,7 +170,7 @@ def test_workflow_metadata_in_the_body(client, sim):
         client.chat.completions.create(model="sim", messages=HELLO, max_tokens=4, extra_body={
             "workflow_metadata": {"workflow_id": w, "agent_id": agent, "context_sharing_strategy": "auto"}})
     wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 2)
-    assert {a["id"] for a in sim.status(w).json()["agents"]} == {"planner", "coder"}
+    assert {a["agent_id"] for a in sim.status(w).json()["agents"]} == {"planner", "coder"}
 
 
 @pytest.mark.asan_ok

@@ -102,11 +102,11 @@ def test_identity_sources_and_their_precedence(hop):
     path = f"/wf/{names['path']}/agents/from-path/v1/chat/completions"
     headers = wf(names["header"], "from-header")
     assert hop.post(path, chat("sim", "x", max_tokens=1)).status == 200
-    assert settled(hop, names["path"], 1)["agents"][0]["id"] == "from-path"
+    assert settled(hop, names["path"], 1)["agents"][0]["agent_id"] == "from-path"
     assert hop.post(path, chat("sim", "x", max_tokens=1), headers).status == 200
-    assert settled(hop, names["header"], 1)["agents"][0]["id"] == "from-header"
+    assert settled(hop, names["header"], 1)["agents"][0]["agent_id"] == "from-header"
     assert hop.post(path, body_with(names["body"]), headers).status == 200
-    assert settled(hop, names["body"], 1)["agents"][0]["id"] == "from-body"
+    assert settled(hop, names["body"], 1)["agents"][0]["agent_id"] == "from-body"
     assert hop.status(names["path"]).json()["total_requests"] == 1
     assert hop.status(names["header"]).json()["total_requests"] == 1
 
@@ -146,7 +146,7 @@ def test_status_has_exactly_the_agreed_names(hop):
     assert {"queued", "delivered"} <= set(s["messages"])
     assert {"mean", "p50", "p99"} <= set(s["latency"])
     assert s["tokens"]["completion"] == 12
-    assert {a["id"] for a in s["agents"]} == {"agent-0", "agent-1"}
+    assert {a["agent_id"] for a in s["agents"]} == {"agent-0", "agent-1"}
     assert s["latency"]["mean"] > 0
 
 
@@ -185,7 +185,7 @@ def test_list_is_newest_first_and_pages(hop):
     assert [x for x in listed if x in names] == names[::-1]
     page = hop.get("/v1/workflows?limit=2").json()
     assert [x["workflow_id"] for x in page["workflows"]] == listed[:2]
-    following = hop.get(f"/v1/workflows?limit=2&cursor={page['cursor']}").json()
+    following = hop.get(f"/v1/workflows?limit=2&cursor={page['next_cursor']}").json()
     assert [x["workflow_id"] for x in following["workflows"]] == listed[2:4]
     check_problem(hop.get("/v1/workflows?bogus=1"), "unknown_query_parameter", 400)
 

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.fleet import slipctl
-from support.wait import secs, wait_until
+from support.wait import secs
 
 pytestmark = [pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk"), pytest.mark.channel]
 SCRIPT = Path(__file__).with_name("wrk_chat.lua")
@@ -26,8 +25,7 @@ def test_full_speed_over_each_carrier(hop):
     out = wrk(hop, "sim", "-t1", "-c32", "-d2s", "--timeout", "10s")
     assert "Non-2xx" not in out and "Socket errors" not in out, out
     assert int(re.search(r"(\d+) requests in", out).group(1)) > 50, out
-    wait_until("no lease is held", 10, lambda: slipctl(hop, "status", "--json")["scheduler"]["leases"] == 0,
-               interval=0.1)
+    hop.wait_no_lease(10)
     total = sum(hop.status(f"wrk-{i}").json()["total_requests"] for i in range(16))
     answered = int(re.search(r"(\d+) requests in", out).group(1))
     assert answered <= total <= answered + 64, "requests lost from the books"
