@@ -10,7 +10,7 @@ enum {
     TOOLS_TOKENS = 8000, /* definitions shared by all agents of a kind */
     TASK_TOKENS = 24000,
     BRIEF_TOKENS = 16000, /* shared by the sub-agents of a workflow */
-    ORDER_TOKENS = 800,  /* what one sub-agent is to do */
+    ORDER_TOKENS = 800,   /* what one sub-agent is to do */
     APPEND_TOKENS = 2500,
     OUT_TOKENS = 214,
     SUB_AGENTS = 4,

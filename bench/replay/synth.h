@@ -12,8 +12,8 @@
  * sub-agents in parallel, whose conversations begin with tool definitions that all sub-agents share
  * and a briefing that those of one workflow share; it waits for all, reads their reports and takes
  * the last steps. Deterministic from the seed. Prompts have the lengths of recorded coding agents
- * (tens of thousands of tokens, a few thousand more with each step); pauses follow published figures
- * (86 % of tool calls return within a second, 95 % within ten).
+ * (tens of thousands of tokens, a few thousand more with each step); pauses follow published
+ * figures (86 % of tool calls return within a second, 95 % within ten).
  */
 struct trace *synth_supervisor(uint32_t workflows, uint32_t seed);
 
