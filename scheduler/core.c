@@ -81,13 +81,14 @@ static void action_no(struct core *c, const struct query *q, enum err err)
     c->stats.refused[err]++;
 }
 
-static void action_revoke(struct core *c, const struct lease *l, enum err err)
+static void lease_revoke(struct core *c, struct lease *l, enum err err)
 {
     struct action *act = action_add(c, ACT_REVOKE);
 
     act->worker = l->worker;
     act->handle = l->handle;
     act->err = err;
+    lease_end(c, l, CAUSE_REVOKED, NULL);
 }
 
 /* vLLM's order, lower first: arrival, less a bounded bonus for old workflows. Nobody is overtaken
@@ -374,14 +375,15 @@ static void engine_heard(struct core *c, struct engine *e, bool ok, bool unreach
     engine_lost(c, e);
     /* Nothing will come from a host that takes no connections. One that is merely slow keeps its
      * requests: they may well be the reason. */
-    if (unreachable)
-        list_for(pos, &e->leases)
-        {
-            struct lease *l = container_of(pos, struct lease, of_engine);
+    if (!unreachable)
+        return;
+    list_for_safe(pos, &e->leases)
+    {
+        struct lease *l = container_of(pos, struct lease, of_engine);
 
-            if (!l->first_byte)
-                action_revoke(c, l, ERR_ENGINE_GONE);
-        }
+        if (!l->first_byte)
+            lease_revoke(c, l, ERR_ENGINE_GONE);
+    }
 }
 
 static enum err on_health(struct core *c, const struct health_event *ev)
@@ -489,9 +491,10 @@ static enum err on_workflow_end(struct core *c, const struct workflow_event *ev)
 
     if (w == NULL)
         return ERR_WORKFLOW;
+    w->ending = false; /* else the last lease would end it under our hands */
     if (ev->purge)
-        list_for(pos, &w->leases)
-            action_revoke(c, container_of(pos, struct lease, of_workflow), ERR_CANCELLED);
+        list_for_safe(pos, &w->leases)
+            lease_revoke(c, container_of(pos, struct lease, of_workflow), ERR_CANCELLED);
     workflow_end(c, w);
     return ERR_OK;
 }
@@ -604,4 +607,23 @@ uint32_t core_engine_count(const struct core *c)
 const char *core_engine_model(const struct core *c, const struct engine *e, uint32_t n)
 {
     return n < e->model_count ? c->fleet.models[e->models[n]].name : "";
+}
+
+bool core_engine_models_differ(const struct core *c, const struct engine *e,
+                               const struct text *models, uint32_t count)
+{
+    if (!e->models_known || e->model_count != count)
+        return true;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct model *m = &c->fleet.models[e->models[i]];
+
+        if (m->len != models[i].len || memcmp(m->name, models[i].p, m->len) != 0)
+            return true;
+    }
+    return false;
+}
+
+struct workflow *core_workflow_next(const struct core *c, uint32_t *cursor, uint64_t *handle)
+{
+    return pool_next(&c->workflows, cursor, handle);
 }

@@ -91,6 +91,7 @@ struct engine_event {
     uint32_t model_count;
     bool models_known; /* false: nobody knows yet what it serves */
     bool draining, priority;
+    bool unproven; /* not alive before its first good probe: its address is not known yet */
 };
 
 struct health_event {
@@ -154,11 +155,11 @@ struct event {
 enum action_type {
     ACT_GO,             /* worker, handle, engine ... hit */
     ACT_NO,             /* worker, handle, err, retry_ns */
-    ACT_REVOKE,         /* worker, handle, err: give that request up */
+    ACT_REVOKE,         /* worker, handle, err: give that request up; its lease has ended */
     ACT_PUBLISH_ENGINE, /* engine */
     ACT_PUBLISH_HOME,   /* workflow */
     ACT_HOME_ENDED,     /* key_lo, key_hi, row, label: the workflow is gone */
-    ACT_FINISHED        /* workflow, latency_ns: one of its requests was answered */
+    ACT_FINISHED        /* workflow, label, counts ... latency_ns: one of its requests has ended */
 };
 
 struct action {
@@ -174,7 +175,10 @@ struct action {
     uint64_t deadline_ns, retry_ns, waited_ns; /* durations */
     uint64_t workflow;                         /* for core_workflow() */
     uint64_t key_lo, key_hi;
-    uint64_t latency_ns;
+    bool counts;         /* ACT_FINISHED: not just another attempt of the same request */
+    bool answered;       /* ACT_FINISHED: with success, after latency_ns */
+    uint64_t latency_ns; /* ACT_FINISHED, and what the request adds to its workflow's tokens: */
+    uint64_t prompt_tokens, cached_tokens, overlap_tokens, duplicate_tokens;
     const char *policy; /* static */
 };
 
@@ -213,6 +217,12 @@ const struct engine *core_engine(const struct core *c, uint32_t index); /* NULL:
 uint32_t core_engine_count(const struct core *c); /* one more than the highest index in use */
 const char *core_engine_model(const struct core *c, const struct engine *e, uint32_t n);
 
+/* Whether it is known to serve other models than these. */
+bool core_engine_models_differ(const struct core *c, const struct engine *e,
+                               const struct text *models, uint32_t count);
+
+/* All of them, in no order; cursor starts at 0. */
+struct workflow *core_workflow_next(const struct core *c, uint32_t *cursor, uint64_t *handle);
 /* NULL when gone. */
 struct workflow *core_workflow(const struct core *c, uint64_t handle);
 /* NULL when unknown. One that a predecessor's table brought back gets its names here. */

@@ -87,6 +87,14 @@ static struct model *model_make(struct fleet *f, struct text name)
     return m;
 }
 
+static void set_put(struct engine_set *s, uint32_t i, bool in)
+{
+    if (in)
+        set_add(s, i);
+    else
+        set_remove(s, i);
+}
+
 static void engine_forget_models(struct fleet *f, struct engine *e)
 {
     uint32_t i;
@@ -118,14 +126,6 @@ static void engine_set_models(struct fleet *f, struct engine *e, const struct te
     }
 }
 
-static void set_put(struct engine_set *s, uint32_t i, bool in)
-{
-    if (in)
-        set_add(s, i);
-    else
-        set_remove(s, i);
-}
-
 enum err fleet_set(struct fleet *f, const struct engine_event *ev)
 {
     struct engine *e;
@@ -135,6 +135,8 @@ enum err fleet_set(struct fleet *f, const struct engine_event *ev)
     e = &f->engines[ev->index];
     if (e->used && e->generation != ev->generation)
         return ERR_INVALID; /* the old one has to go first */
+    if (!e->used && e->id[0] != '\0' && e->generation == ev->generation)
+        return ERR_INVALID; /* homes would point to one that is not the same */
     if (!e->used) {
         must(e->running == 0 && list_is_empty(&e->leases));
         *e = (struct engine){.index = ev->index, .generation = ev->generation, .used = true};
@@ -143,9 +145,9 @@ enum err fleet_set(struct fleet *f, const struct engine_event *ev)
         e->id_hash = XXH3_64bits(ev->id.p, ev->id.len);
         e->died = ++f->deaths; /* what an engine of this index held before is not there */
         set_add(&f->used, e->index);
-        /* Until the first probe an engine counts as alive: a scheduler that starts refuses nobody.
-         */
-        set_add(&f->alive, e->index);
+        /* Counts as alive before its first probe: a scheduler that starts refuses nobody. */
+        e->healthy = !ev->unproven;
+        set_put(&f->alive, e->index, e->healthy);
         set_add(&f->unknown, e->index);
     }
     e->draining = ev->draining;
@@ -181,7 +183,7 @@ void fleet_remove(struct fleet *f, struct engine *e)
 
 bool engine_probe(struct fleet *f, struct engine *e, bool ok, uint32_t probe_failures)
 {
-    bool was = set_has(&f->alive, e->index), was_probed = e->probed;
+    bool was = e->healthy, was_probed = e->probed;
 
     if (ok) {
         e->failed_probes = 0;

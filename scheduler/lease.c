@@ -135,7 +135,8 @@ static uint64_t again(double known_share, double prompt, double cached, double r
  * over requests that overlapped another of the workflow in time. Where the engine does not say what
  * was cached, what it was expected to hold stands in.
  */
-static void count_tokens(struct core *c, struct lease *l, const struct report_event *r)
+static void count_tokens(struct core *c, struct lease *l, const struct report_event *r,
+                         struct action *act)
 {
     struct workflow *w = l->workflow;
     double prompt, cached, ratio = l->model->ratio;
@@ -148,17 +149,21 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
         cached = share(l->view.here, l->prompt_bytes) * prompt;
     if (!r->has_usage || !r->has_cached)
         w->estimated = true;
-    w->prompt_tokens += (uint64_t)prompt;
-    w->cached_tokens += (uint64_t)cached;
-    w->completion_tokens += r->has_usage ? r->completion_tokens : 0;
-    w->recomputed_tokens += again(share(l->view.anywhere, l->prompt_bytes), prompt, cached, ratio);
+    act->prompt_tokens = (uint64_t)prompt;
+    act->cached_tokens = (uint64_t)cached;
     if (l->seq <= w->overlap_seq) {
-        w->overlap_tokens += (uint64_t)prompt;
-        w->duplicate_tokens +=
+        act->overlap_tokens = act->prompt_tokens;
+        act->duplicate_tokens =
             again(share(l->view.sibling, l->prompt_bytes), prompt, cached, ratio);
     }
-    l->agent->prompt_tokens += (uint64_t)prompt;
-    l->agent->cached_tokens += (uint64_t)cached;
+    w->prompt_tokens += act->prompt_tokens;
+    w->cached_tokens += act->cached_tokens;
+    w->overlap_tokens += act->overlap_tokens;
+    w->duplicate_tokens += act->duplicate_tokens;
+    w->completion_tokens += r->has_usage ? r->completion_tokens : 0;
+    w->recomputed_tokens += again(share(l->view.anywhere, l->prompt_bytes), prompt, cached, ratio);
+    l->agent->prompt_tokens += act->prompt_tokens;
+    l->agent->cached_tokens += act->cached_tokens;
     if (r->has_usage) {
         uint64_t context = (uint64_t)r->prompt_tokens + r->completion_tokens;
 
@@ -190,15 +195,17 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
         w->ended_requests++;
         l->agent->requests++;
     }
+    act = action_add(c, ACT_FINISHED);
+    act->workflow = w->self;
+    act->label = w->label;
+    act->counts = l->counts;
     if (r != NULL && (cause == CAUSE_RETURNED || r->has_usage))
-        count_tokens(c, l, r);
+        count_tokens(c, l, r, act);
     if (cause == CAUSE_RETURNED) {
         latency_add(&w->latency, r->latency_ns / NS_PER_US);
         marks_answered(&l->agent->ends, l->end_digest, r->completion_tokens);
-        act = action_add(c, ACT_FINISHED);
-        act->workflow = w->self;
+        act->answered = true;
         act->latency_ns = r->latency_ns;
-        act->label = w->label;
     } else if (!l->first_byte) {
         marks_failed(&l->agent->ends, l->end_digest);
     }

@@ -156,7 +156,7 @@ static void world_open(struct world *w, const char *policy, uint64_t seed)
     memset(w, 0, sizeof(*w));
     conf.policy = policy;
     conf.max_workflows = 40;
-    conf.max_leases = 120;
+    conf.max_leases = 60;
     conf.max_agents = 4;
     conf.workflow_ttl_ns = 200 * NS_PER_S;
     conf.load_bound = 1.5;

@@ -1,0 +1,531 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/must.h"
+#include "scheduler/server.h"
+
+/*
+ * The Scheduler service. Every call is checked for who asks (gateways name tenants, place and
+ * report; other clients see the workflows of their own key) and for what it says, then becomes an
+ * event for the core or a look at its tables.
+ */
+#define LIST_DEFAULT 100u
+#define LIST_MAX 500u
+#define LIST_LOOKED 20000u /* records one call walks over at most */
+#define AGENTS_SHOWN 1000u /* in one answer */
+
+struct call {
+    struct server *server;
+    struct rpc_peer *peer;
+    const struct peer *who;
+    uint64_t token;
+    const void *request; /* unpacked */
+};
+
+static void reply(const struct call *c, enum err status, const ProtobufCMessage *body)
+{
+    if (c->token != 0)
+        rpc_reply(c->server->rpc, c->token, status, body);
+}
+
+/* ---- peers ---- */
+
+/* In a time that does not tell how much of it was right. */
+static bool same_secret(const char *a, const char *b)
+{
+    size_t len = strlen(a), i;
+    volatile unsigned char differs = 0;
+
+    if (b == NULL || len == 0 || strlen(b) != len)
+        return false;
+    for (i = 0; i < len; i++)
+        differs |= (unsigned char)(a[i] ^ b[i]);
+    return differs == 0;
+}
+
+/* Whose word this is. A local peer was let in by the permissions of the socket. */
+static bool peer_recognise(const struct server *s, struct peer *p, bool local, const char *key)
+{
+    p->trusted = key == NULL || *key == '\0' ? local : same_secret(key, s->peer_key);
+    if (p->trusted)
+        return true;
+    if (key == NULL)
+        return false;
+    for (size_t i = 0; i < s->conf->key_count; i++)
+        if (same_secret(key, s->keys[i])) {
+            snprintf(p->tenant, sizeof(p->tenant), "%s", s->conf->keys[i].tenant);
+            return true;
+        }
+    return false;
+}
+
+static uint32_t worker_take(struct server *s, struct rpc_peer *peer)
+{
+    for (uint32_t i = 0; i < SERVER_PEERS; i++)
+        if (s->workers[i] == NULL) {
+            s->workers[i] = peer;
+            return i;
+        }
+    return UINT32_MAX;
+}
+
+static void engine_message(const struct server *s, struct arena *a, const struct engine *e,
+                           Slipstream__V1__Engine *to)
+{
+    const struct seat *seat = &s->fleet.seats[e->index];
+
+    slipstream__v1__engine__init(to);
+    to->index = e->index;
+    to->generation = e->generation;
+    to->id = arena_text(a, (struct text){e->id, (uint32_t)strlen(e->id)});
+    to->address = arena_text(a, (struct text){seat->host, (uint32_t)strlen(seat->host)});
+    to->models = arena_take(a, (e->model_count + 1) * sizeof(*to->models));
+    for (uint32_t i = 0; to->models != NULL && i < e->model_count; i++) {
+        const char *name = core_engine_model(s->core, e, i);
+
+        to->models[to->n_models++] = arena_text(a, (struct text){name, (uint32_t)strlen(name)});
+    }
+    to->healthy = e->healthy;
+    to->draining = e->draining;
+    to->running = e->running;
+    to->home_tokens = e->home_tokens;
+    to->homed_workflows = e->homed_workflows;
+    to->health_reason =
+        arena_text(a, (struct text){seat->health_reason, (uint32_t)strlen(seat->health_reason)});
+    to->requests = e->requests;
+    to->priority = e->priority;
+    to->failures = e->failures;
+}
+
+static bool engines_message(struct server *s, Slipstream__V1__Engines *out)
+{
+    uint32_t count = core_engine_count(s->core), i;
+
+    slipstream__v1__engines__init(out);
+    out->conf_epoch = s->conf_epoch;
+    out->engines = arena_take(&s->arena, (count + 1) * sizeof(*out->engines));
+    for (i = 0; out->engines != NULL && i < count; i++) {
+        const struct engine *e = core_engine(s->core, i);
+        Slipstream__V1__Engine *to;
+
+        if (e == NULL)
+            continue;
+        to = arena_take(&s->arena, sizeof(*to));
+        if (to == NULL)
+            return false;
+        engine_message(s, &s->arena, e, to);
+        out->engines[out->n_engines++] = to;
+    }
+    return out->engines != NULL;
+}
+
+static void info_pack(struct server *s, uint8_t **info, size_t *len)
+{
+    Slipstream__V1__SchedulerInfo words;
+    Slipstream__V1__Engines engines;
+
+    slipstream__v1__scheduler_info__init(&words);
+    arena_clear(&s->arena);
+    words.digest_seed = s->publisher.segment->digest_seed;
+    words.conf_epoch = s->conf_epoch;
+    words.policy = (char *)(uintptr_t)core_policy_name(s->core);
+    words.time_scale = s->scale;
+    if (engines_message(s, &engines))
+        words.engines = &engines;
+    *len = slipstream__v1__scheduler_info__get_packed_size(&words);
+    *info = malloc(*len);
+    must(*info != NULL);
+    slipstream__v1__scheduler_info__pack(&words, *info);
+}
+
+enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, const char *key,
+                         uint8_t **info, size_t *info_len, const char **reason)
+{
+    struct server *s = arg;
+    struct peer *p = rpc_peer_data(peer), fresh = {0};
+    char quoted[80];
+
+    if (!peer_recognise(s, &fresh, rpc_peer_is_local(peer), key)) {
+        *reason = "the key is missing or not known";
+        log_warn("peer_refused", "name=%s reason=\"%s\"",
+                 log_quote(quoted, sizeof(quoted), name, strlen(name)), *reason);
+        return ERR_DENIED;
+    }
+    if (p == NULL) {
+        fresh.worker = worker_take(s, peer);
+        if (fresh.worker == UINT32_MAX) {
+            *reason = "too many clients";
+            return ERR_BUSY;
+        }
+        p = malloc(sizeof(*p));
+        must(p != NULL);
+        *p = fresh;
+        rpc_peer_set_data(peer, p);
+        log_info("peer_up", "name=%s worker=%u trusted=%d",
+                 log_quote(quoted, sizeof(quoted), name, strlen(name)), p->worker, p->trusted);
+    }
+    server_step(s, &(struct event){.type = EV_WORKER_HELLO, .worker = p->worker});
+    info_pack(s, info, info_len);
+    return ERR_OK;
+}
+
+void server_on_gone(void *arg, struct rpc_peer *peer)
+{
+    struct server *s = arg;
+    struct peer *p = rpc_peer_data(peer);
+    char quoted[80];
+
+    if (p == NULL)
+        return;
+    log_info("peer_gone", "name=%s worker=%u",
+             log_quote(quoted, sizeof(quoted), rpc_peer_name(peer), strlen(rpc_peer_name(peer))),
+             p->worker);
+    server_step(s, &(struct event){.type = EV_WORKER_GONE, .worker = p->worker});
+    s->workers[p->worker] = NULL;
+    rpc_peer_set_data(peer, NULL);
+    free(p);
+}
+
+void server_tell_fleet(struct server *s)
+{
+    Slipstream__V1__Engines engines;
+
+    arena_clear(&s->arena);
+    if (!engines_message(s, &engines))
+        return;
+    for (uint32_t i = 0; i < SERVER_PEERS; i++)
+        if (s->workers[i] != NULL && !rpc_peer_is_local(s->workers[i]))
+            rpc_event(s->rpc, s->workers[i], SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_FLEET,
+                      &engines.base);
+}
+
+/* ---- placing ---- */
+
+static enum err on_place(const struct call *c)
+{
+    struct event ev = {.type = EV_QUERY};
+    Slipstream__V1__Decision d;
+    enum err err = wire_query(c->request, c->server->scale, &ev.query);
+
+    if (err != ERR_OK)
+        return err;
+    if (fault_hits(FAULT_query_late))
+        return ERR_OK;
+    ev.query.worker = c->who->worker;
+    err = server_step(c->server, &ev);
+    if (err != ERR_OK)
+        return err;
+    d = wire_decision(&c->server->answer, c->server->scale,
+                      server_to_model(c->server, SERVER_LEASE_SLACK_NS));
+    reply(c, ERR_OK, &d.base);
+    return ERR_OK;
+}
+
+static enum err on_report(const struct call *c)
+{
+    const Slipstream__V1__Reports *r = c->request;
+    enum err err = ERR_OK;
+
+    for (size_t i = 0; i < r->n_items; i++) {
+        struct event ev = {.type = EV_TICK};
+        enum err bad = wire_report(r->items[i], c->server->scale, &ev);
+
+        if (bad != ERR_OK) { /* the others count all the same */
+            err = bad;
+            continue;
+        }
+        if (ev.type == EV_DISPATCHED)
+            ev.query.worker = c->who->worker;
+        else
+            ev.report.worker = c->who->worker;
+        server_step(c->server, &ev);
+    }
+    if (err == ERR_OK)
+        reply(c, ERR_OK, NULL);
+    return err;
+}
+
+static enum err on_resume(const struct call *c)
+{
+    const Slipstream__V1__Inflight *page = c->request;
+    enum err err = ERR_OK;
+
+    for (size_t i = 0; i < page->n_items; i++) {
+        const Slipstream__V1__InflightItem *item = page->items[i];
+        struct event ev = {.type = EV_RESUME};
+        enum err bad = item->query != NULL ? wire_query(item->query, c->server->scale, &ev.query)
+                                           : ERR_INVALID;
+
+        if (bad != ERR_OK) {
+            err = bad;
+            continue;
+        }
+        if (!item->dispatched) /* it will ask again */
+            continue;
+        ev.query.worker = c->who->worker;
+        ev.query.placed = item->engine;
+        ev.query.first_byte = item->first_byte;
+        server_step(c->server, &ev);
+    }
+    if (page->last)
+        server_step(c->server, &(struct event){.type = EV_RESUME_LAST, .worker = c->who->worker});
+    if (err == ERR_OK)
+        reply(c, ERR_OK, NULL);
+    return err;
+}
+
+/* ---- looking ---- */
+
+static struct wire_clock clock_of(const struct server *s)
+{
+    return (struct wire_clock){.now_ns = server_now(s),
+                               .wall_ms = clock_wall_ms(),
+                               .scale = s->scale,
+                               .ttl_ms = s->conf->scheduler.workflow_ttl_ms};
+}
+
+static const char *tenant_of(const struct call *c, const char *said)
+{
+    return c->who->trusted ? said : c->who->tenant;
+}
+
+static enum err on_list_engines(const struct call *c)
+{
+    Slipstream__V1__Engines engines;
+
+    if (!engines_message(c->server, &engines))
+        return ERR_BUSY;
+    reply(c, ERR_OK, &engines.base);
+    return ERR_OK;
+}
+
+static enum err workflow_of(const struct call *c, const Slipstream__V1__WorkflowRef *ref,
+                            struct workflow_event *what, struct workflow **out)
+{
+    enum err err = wire_ref(tenant_of(c, ref->tenant), ref->workflow_id, NULL, what);
+
+    if (err != ERR_OK)
+        return err;
+    *out = core_workflow_find(c->server->core, what->tenant, what->id);
+    return *out != NULL ? ERR_OK : ERR_WORKFLOW;
+}
+
+static enum err on_get_workflow(const struct call *c)
+{
+    struct wire_clock clock = clock_of(c->server);
+    Slipstream__V1__Workflow *m;
+    struct workflow_event what;
+    struct workflow *w;
+    enum err err = workflow_of(c, c->request, &what, &w);
+
+    if (err != ERR_OK)
+        return err;
+    m = wire_workflow(&c->server->arena, c->server->core, w, &clock, AGENTS_SHOWN);
+    if (m == NULL)
+        return ERR_BUSY;
+    reply(c, ERR_OK, &m->base);
+    return ERR_OK;
+}
+
+static enum err on_end_workflow(const struct call *c)
+{
+    const Slipstream__V1__WorkflowRef *ref = c->request;
+    struct wire_clock clock = clock_of(c->server);
+    struct event ev = {.type = EV_WF_END};
+    Slipstream__V1__Workflow *m;
+    struct workflow *w;
+    enum err err = workflow_of(c, ref, &ev.workflow, &w);
+
+    if (err != ERR_OK)
+        return err;
+    m = wire_workflow(&c->server->arena, c->server->core, w, &clock, AGENTS_SHOWN);
+    ev.workflow.purge = ref->purge;
+    err = server_step(c->server, &ev);
+    if (err == ERR_OK)
+        reply(c, ERR_OK, m != NULL ? &m->base : NULL);
+    return err;
+}
+
+/* Where a listing goes on: behind the workflow of the cursor, which may have ended since. */
+static const struct workflow *cursor_find(const struct core *c, const char *cursor, bool *bad)
+{
+    uint64_t handle, seq;
+    const struct workflow *w;
+    int end = 0;
+
+    *bad = false;
+    if (*cursor == '\0')
+        return core_workflow_older(c, NULL);
+    if (sscanf(cursor, "%16" SCNx64 ".%16" SCNx64 "%n", &handle, &seq, &end) != 2 ||
+        cursor[end] != '\0') {
+        *bad = true;
+        return NULL;
+    }
+    w = core_workflow(c, handle);
+    return w != NULL && w->seq == seq ? core_workflow_older(c, w) : core_workflow_before(c, seq);
+}
+
+static bool is_listed(const struct call *c, const struct workflow *w, const char *tenant,
+                      const char *state, uint64_t now)
+{
+    const Slipstream__V1__WorkflowQuery *q = c->request;
+    struct text t = workflow_tenant(c->server->core, w);
+    bool active = workflow_is_active(c->server->core, w, now);
+
+    if (*state != '\0' && strcmp(state, active ? "active" : "idle") != 0)
+        return false;
+    return (q->all_tenants && c->who->trusted) ||
+           (t.len == strlen(tenant) && memcmp(t.p, tenant, t.len) == 0);
+}
+
+static enum err on_list_workflows(const struct call *c)
+{
+    const Slipstream__V1__WorkflowQuery *q = c->request;
+    const struct core *core = c->server->core;
+    Slipstream__V1__Workflows out;
+    uint32_t limit = q->limit == 0 ? LIST_DEFAULT : q->limit < LIST_MAX ? q->limit : LIST_MAX;
+    struct wire_clock clock = clock_of(c->server);
+    const struct workflow *w, *last = NULL;
+    char cursor[40];
+    uint32_t looked = 0;
+    bool bad;
+
+    slipstream__v1__workflows__init(&out);
+    if (*q->state != '\0' && strcmp(q->state, "active") != 0 && strcmp(q->state, "idle") != 0)
+        return ERR_VALUE;
+    w = cursor_find(core, q->cursor, &bad);
+    out.workflows = arena_take(&c->server->arena, limit * sizeof(*out.workflows));
+    if (bad || out.workflows == NULL)
+        return bad ? ERR_VALUE : ERR_BUSY;
+    for (; w != NULL && out.n_workflows < limit && looked < LIST_LOOKED; looked++) {
+        if (is_listed(c, w, tenant_of(c, q->tenant), q->state, clock.now_ns)) {
+            Slipstream__V1__Workflow *m = wire_workflow(&c->server->arena, core, w, &clock, 0);
+
+            if (m == NULL)
+                break;
+            out.workflows[out.n_workflows++] = m;
+        }
+        last = w;
+        w = core_workflow_older(core, w);
+    }
+    if (w != NULL && last != NULL) {
+        snprintf(cursor, sizeof(cursor), "%" PRIx64 ".%" PRIx64, last->self, last->seq);
+        out.cursor = cursor;
+    }
+    reply(c, ERR_OK, &out.base);
+    return ERR_OK;
+}
+
+static enum err on_get_status(const struct call *c)
+{
+    const struct server *s = c->server;
+    const struct core_stats *stats = core_stats_get(s->core);
+    Slipstream__V1__SchedulerStatus out;
+    char version[] = SLIP_VERSION;
+
+    slipstream__v1__scheduler_status__init(&out);
+    out.policy = (char *)(uintptr_t)core_policy_name(s->core);
+    out.epoch = s->epoch;
+    out.uptime_ms = (clock_ns() - s->started_ns) / NS_PER_MS;
+    out.workflows = stats->workflows;
+    out.leases = stats->leases;
+    out.peers = rpc_server_peers(s->rpc);
+    for (uint32_t i = 0; i < core_engine_count(s->core); i++) {
+        const struct engine *e = core_engine(s->core, i);
+
+        out.engines += e != NULL;
+        out.engines_healthy += e != NULL && e->healthy;
+    }
+    for (unsigned r = 0; r < REASON_COUNT; r++)
+        out.decisions += stats->decisions[r];
+    out.version = version;
+    reply(c, ERR_OK, &out.base);
+    return ERR_OK;
+}
+
+static enum err on_list_agents(const struct call *c)
+{
+    Slipstream__V1__Agents out;
+    struct wire_clock clock = clock_of(c->server);
+    struct workflow_event what;
+    struct workflow *w;
+    enum err err = workflow_of(c, c->request, &what, &w);
+
+    slipstream__v1__agents__init(&out);
+    if (err != ERR_OK)
+        return err;
+    out.agents = wire_agents(&c->server->arena, c->server->core, w, &clock, AGENTS_SHOWN, true,
+                             &out.n_agents);
+    if (out.agents == NULL)
+        return ERR_BUSY;
+    reply(c, ERR_OK, &out.base);
+    return ERR_OK;
+}
+
+static enum err on_note_agent(const struct call *c)
+{
+    const Slipstream__V1__AgentNote *note = c->request;
+    struct event ev = {.type = EV_AGENT_NOTE};
+    enum err err =
+        wire_ref(tenant_of(c, note->tenant), note->workflow_id, note->agent_id, &ev.workflow);
+
+    if (err == ERR_OK)
+        err = server_step(c->server, &ev);
+    if (err == ERR_OK)
+        reply(c, ERR_OK, NULL);
+    return err;
+}
+
+/* ---- the door ---- */
+
+/* In the order of the service in proto/scheduler.proto. */
+static const struct method {
+    const char *name;
+    enum err (*handle)(const struct call *c); /* has replied when it answers ERR_OK */
+    bool gateways_only;
+} methods[] = {
+    {"Place", on_place, true},
+    {"Report", on_report, true},
+    {"Resume", on_resume, true},
+    {"ListEngines", on_list_engines, false},
+    {"GetWorkflow", on_get_workflow, false},
+    {"ListWorkflows", on_list_workflows, false},
+    {"EndWorkflow", on_end_workflow, false},
+    {"GetStatus", on_get_status, false},
+    {"ListAgents", on_list_agents, false},
+    {"NoteAgent", on_note_agent, false},
+};
+
+void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,
+                    uint32_t timeout_ms, const uint8_t *body, size_t len)
+{
+    struct server *s = arg;
+    struct call c = {.server = s, .peer = peer, .who = rpc_peer_data(peer), .token = token};
+    const ProtobufCMessageDescriptor *type;
+    uint64_t start = clock_ns();
+    enum err err = ERR_UNIMPLEMENTED;
+
+    (void)timeout_ms;
+    arena_clear(&s->arena);
+    if (method < sizeof(methods) / sizeof(methods[0])) {
+        type = slipstream__v1__scheduler__descriptor.methods[method].input;
+        err = c.who == NULL || (methods[method].gateways_only && !c.who->trusted) ? ERR_DENIED
+                                                                                  : ERR_OK;
+        if (err == ERR_OK) {
+            c.request = protobuf_c_message_unpack(type, &s->arena.allocator, len, body);
+            err = c.request != NULL ? methods[method].handle(&c) : ERR_PROTO;
+        }
+        stats_call(&s->stats, methods[method].name, method, (double)(clock_ns() - start) / 1e9);
+    }
+    if (err == ERR_OK)
+        return;
+    stats_call_refused(&s->stats);
+    reply(&c, err, NULL);
+}

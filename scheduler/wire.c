@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scheduler/wire.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/metric_layout.h"
+#include "common/must.h"
+#include "scheduler/engine.h"
+
+#define LONGEST_MS 86400000u /* nobody's request takes more than a day */
+
+/* ---- memory ---- */
+
+static void *allocator_alloc(void *data, size_t bytes)
+{
+    struct arena *a = data;
+
+    return arena_take(a, bytes);
+}
+
+static void allocator_free(void *data, void *p)
+{
+    (void)data;
+    (void)p;
+}
+
+void arena_init(struct arena *a)
+{
+    *a = (struct arena){.size = ARENA_BYTES, .base = malloc(ARENA_BYTES)};
+    must(a->base != NULL);
+    a->allocator =
+        (ProtobufCAllocator){.alloc = allocator_alloc, .free = allocator_free, .allocator_data = a};
+}
+
+void arena_fini(struct arena *a)
+{
+    free(a->base);
+    *a = (struct arena){0};
+}
+
+void arena_clear(struct arena *a)
+{
+    a->used = 0;
+}
+
+void *arena_take(struct arena *a, size_t bytes)
+{
+    void *p;
+
+    if (bytes > a->size)
+        return NULL;
+    bytes = (bytes + 15) & ~(size_t)15;
+    if (bytes > a->size - a->used)
+        return NULL;
+    p = memset(a->base + a->used, 0, bytes);
+    a->used += bytes;
+    return p;
+}
+
+char *arena_text(struct arena *a, struct text t)
+{
+    static char empty[1];
+    char *p = arena_take(a, (size_t)t.len + 1);
+
+    if (p == NULL)
+        return empty;
+    memcpy(p, t.p, t.len);
+    return p;
+}
+
+/* ---- in ---- */
+
+static struct text text_of(const char *s)
+{
+    return (struct text){s, (uint32_t)strlen(s)};
+}
+
+bool wire_id_is_valid(const char *s)
+{
+    size_t len = strlen(s), i, n;
+
+    if (len == 0 || len > ID_MAX)
+        return false;
+    for (i = 0; i < len; i += n) {
+        n = metric_utf8_span((const unsigned char *)s + i, len - i);
+        if (n == 0 || (unsigned char)s[i] < 0x20 || s[i] == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+static bool id_or_empty(const char *s)
+{
+    return *s == '\0' || wire_id_is_valid(s);
+}
+
+static uint64_t to_model(uint64_t ms, double scale)
+{
+    return (uint64_t)((double)((ms < LONGEST_MS ? ms : LONGEST_MS) * NS_PER_MS) * scale);
+}
+
+enum err wire_query(const Slipstream__V1__Query *q, double scale, struct query *out)
+{
+    if (!id_or_empty(q->workflow_id) || !id_or_empty(q->agent_id) || strlen(q->tenant) > TENANT_MAX)
+        return ERR_ID;
+    if ((unsigned)q->strategy > PLACE_ISOLATED)
+        return ERR_INVALID;
+    if (q->n_digests > DIGESTS_MAX || q->n_avoid > AVOID_MAX)
+        return ERR_TOO_LARGE;
+    *out = (struct query){.handle = q->handle,
+                          .tenant = text_of(q->tenant),
+                          .workflow = text_of(q->workflow_id),
+                          .agent = text_of(q->agent_id),
+                          .model = text_of(q->model),
+                          .strategy = (enum strategy)q->strategy,
+                          .final = q->final,
+                          .stream = q->stream,
+                          .prompt_bytes = q->prompt_bytes,
+                          .max_tokens = q->max_tokens,
+                          .digests = q->digests,
+                          .digest_count = (uint32_t)q->n_digests,
+                          .waited_ns = to_model(q->waited_ms, scale),
+                          .remaining_ns = to_model(q->remaining_ms, scale),
+                          .avoid = q->avoid,
+                          .avoid_count = (uint32_t)q->n_avoid};
+    /* Whole blocks are bytes, whatever the count says. */
+    if (out->prompt_bytes < out->digest_count * TEXT_BLOCK)
+        out->prompt_bytes = out->digest_count * TEXT_BLOCK;
+    return ERR_OK;
+}
+
+enum err wire_report(const Slipstream__V1__ReportItem *r, double scale, struct event *out)
+{
+    static const enum event_type types[] = {EV_FIRST_BYTE, EV_DONE, EV_CANCEL, EV_DISPATCHED,
+                                            EV_DONE};
+
+    if ((unsigned)r->kind >= sizeof(types) / sizeof(types[0]))
+        return ERR_INVALID;
+    out->type = types[r->kind];
+    if (out->type == EV_DISPATCHED) {
+        enum err err = r->query != NULL ? wire_query(r->query, scale, &out->query) : ERR_INVALID;
+
+        if (err != ERR_OK)
+            return err;
+        out->query.handle = r->handle;
+        out->query.placed = r->engine;
+        return ERR_OK;
+    }
+    out->report = (struct report_event){.handle = r->handle,
+                                        .err = err_from_wire(r->err),
+                                        .has_usage = r->has_usage,
+                                        .has_cached = r->has_cached,
+                                        .prompt_tokens = r->prompt_tokens,
+                                        .cached_tokens = r->cached_tokens,
+                                        .completion_tokens = r->completion_tokens};
+    out->report.latency_ns = (uint64_t)((double)(r->latency_us * NS_PER_US) * scale);
+    if (r->kind == SLIPSTREAM__V1__REPORT_KIND__REPORT_FAILED && out->report.err == ERR_OK)
+        out->report.err = ERR_PROTO;
+    return ERR_OK;
+}
+
+enum err wire_ref(const char *tenant, const char *id, const char *agent, struct workflow_event *out)
+{
+    if (!wire_id_is_valid(id) || strlen(tenant) > TENANT_MAX ||
+        (agent != NULL && !wire_id_is_valid(agent)))
+        return ERR_ID;
+    *out = (struct workflow_event){.tenant = text_of(tenant), .id = text_of(id)};
+    if (agent != NULL)
+        out->agent = text_of(agent);
+    return ERR_OK;
+}
+
+/* ---- out ---- */
+
+static char *word(const char *s) /* protobuf-c wants char *, and only reads */
+{
+    return (char *)(uintptr_t)s;
+}
+
+Slipstream__V1__Decision wire_decision(const struct action *act, double scale,
+                                       uint64_t lease_slack_ns)
+{
+    Slipstream__V1__Decision d;
+
+    slipstream__v1__decision__init(&d);
+    if (act->type == ACT_GO) {
+        d.kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_GO;
+        d.engine = act->engine;
+        d.engine_generation = act->engine_generation;
+        d.priority = act->priority;
+        d.deadline_ms = (uint32_t)((double)(act->deadline_ns - lease_slack_ns) / scale / NS_PER_MS);
+        d.reason = word(reason_word(act->reason));
+        d.policy = word(act->policy);
+        d.hit = act->hit;
+        d.waited_ms = (uint32_t)(act->waited_ns / NS_PER_MS);
+    } else {
+        d.kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
+        d.err = act->err;
+        d.retry_ms = (uint32_t)((double)act->retry_ns / scale / NS_PER_MS);
+    }
+    return d;
+}
+
+static uint32_t idle_ms(const struct wire_clock *clock, uint64_t last_ns)
+{
+    uint64_t ms =
+        last_ns > 0 && last_ns < clock->now_ns ? (clock->now_ns - last_ns) / NS_PER_MS : 0;
+
+    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
+Slipstream__V1__Agent **wire_agents(struct arena *a, const struct core *c, const struct workflow *w,
+                                    const struct wire_clock *clock, size_t max, bool named_only,
+                                    size_t *count)
+{
+    size_t most = w->agent_count < max ? w->agent_count : max;
+    Slipstream__V1__Agent **out = arena_take(a, (most + 1) * sizeof(*out));
+
+    *count = 0;
+    if (out == NULL)
+        return NULL;
+    list_for(pos, &w->agents)
+    {
+        const struct agent *agent = container_of(pos, const struct agent, node);
+        Slipstream__V1__Agent *to;
+
+        if (named_only && agent->id.len == 0)
+            continue;
+        to = *count < most ? arena_take(a, sizeof(*to)) : NULL;
+        if (to == NULL)
+            break;
+        slipstream__v1__agent__init(to);
+        to->id = arena_text(a, agent_id(c, agent));
+        to->active = agent_is_active(c, agent, clock->now_ns);
+        to->inflight = agent->inflight;
+        to->requests = (uint64_t)agent->requests + agent->inflight;
+        to->prompt_tokens = agent->prompt_tokens;
+        to->cached_tokens = agent->cached_tokens;
+        to->completion_tokens = agent->completion_tokens;
+        to->idle_ms = agent->inflight > 0 ? 0 : idle_ms(clock, agent->last_ns);
+        out[(*count)++] = to;
+    }
+    return out;
+}
+
+static uint64_t wall_of(const struct wire_clock *clock, uint64_t at_ns)
+{
+    uint64_t ago = clock->now_ns > at_ns ? clock->now_ns - at_ns : 0;
+
+    return clock->wall_ms - (uint64_t)((double)ago / clock->scale / NS_PER_MS);
+}
+
+Slipstream__V1__Workflow *wire_workflow(struct arena *a, const struct core *c,
+                                        const struct workflow *w, const struct wire_clock *clock,
+                                        size_t agents_max)
+{
+    Slipstream__V1__Workflow *to = arena_take(a, sizeof(*to));
+    const struct engine *e = workflow_engine(c, w);
+
+    if (to == NULL)
+        return NULL;
+    slipstream__v1__workflow__init(to);
+    to->workflow_id = arena_text(a, workflow_id(c, w));
+    to->tenant = arena_text(a, workflow_tenant(c, w));
+    to->state = word(workflow_is_active(c, w, clock->now_ns) ? "active" : "idle");
+    to->active_agents = workflow_active_agents(c, w, clock->now_ns);
+    to->total_requests = workflow_requests(w);
+    to->cache_hit_rate = workflow_hit_rate(w);
+    to->cache_hit_estimated = w->estimated;
+    to->assigned_instance = word(e != NULL ? e->id : "");
+    to->created_ms = wall_of(clock, w->created_ns);
+    to->last_activity_ms = wall_of(clock, w->last_ns);
+    to->ttl_ms = clock->ttl_ms;
+    to->prompt_tokens = w->prompt_tokens;
+    to->cached_tokens = w->cached_tokens;
+    to->completion_tokens = w->completion_tokens;
+    to->recomputed_tokens = w->recomputed_tokens;
+    to->latency_mean = latency_mean(&w->latency);
+    to->latency_p50 = latency_quantile(&w->latency, 0.5);
+    to->latency_p99 = latency_quantile(&w->latency, 0.99);
+    to->inflight = w->inflight;
+    to->waits = w->waits;
+    to->waited_mean = w->waits > 0 ? (double)w->waited_ns / (double)w->waits / 1e9 : 0;
+    if (agents_max > 0)
+        to->agents = wire_agents(a, c, w, clock, agents_max, true, &to->n_agents);
+    return to;
+}
