@@ -269,9 +269,26 @@ void respond_error(struct gw_request *r, enum err e, const char *param, const ch
     respond_error_retry(r, e, param, detail, err_retry_ms(e));
 }
 
+/* What SDKs understand in a stream; the empty lines end an event that the engine left half said. */
+static h2o_iovec_t error_event(struct gw_request *r)
+{
+    struct buf b = {0};
+    h2o_iovec_t out;
+
+    buf_adds(&b,
+             r->route->dialect == DIALECT_ANTHROPIC ? "\n\nevent: error\ndata: " : "\n\ndata: ");
+    respond_error_body(&b, r->route->dialect, r->end, NULL, NULL, r->id);
+    buf_adds(&b, "\n\n");
+    out = h2o_strdup(&r->req->pool, b.base, b.len);
+    buf_fini(&b);
+    return out;
+}
+
 /* Breaks a started answer off: a bad chunk, a short body or a reset, never a clean end. */
 static void answer_abort(struct gw_request *r)
 {
+    h2o_iovec_t event = {NULL, 0};
+
     r->abort = true;
     if (r->sending)
         return; /* on_proceed() comes back here */
@@ -281,7 +298,9 @@ static void answer_abort(struct gw_request *r)
     if (r->req->version < 0x101 || r->req->res.status != 200)
         client_reset_on_close(r);
     client_before_final(r);
-    h2o_send(r->req, NULL, 0, H2O_SEND_STATE_ERROR);
+    if (r->event_stream && r->answer_length == UINT64_MAX && r->end != ERR_CLIENT_GONE)
+        event = error_event(r);
+    h2o_send(r->req, &event, event.len > 0, H2O_SEND_STATE_ERROR);
 }
 
 void request_fail(struct gw_request *r, enum err e)
