@@ -1,425 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "proto/scheduler.pb-c.h"
-
-#include "common/buf.h"
-#include "common/clock.h"
-#include "common/loop.h"
-#include "common/must.h"
-#include "common/rpc.h"
-#include "common/shm.h"
-#include "common/shm_layout.h"
-#include "common/snapshot.h"
-
-/*
- * The real scheduler process, asked over both carriers; engines are threads that answer probes.
- * The program is $SLIP_BIN/slipstream-scheduler.
- */
-#define ANY_MS 20000u
-#define ENGINES 3u
-
-enum { PLACE, REPORT, RESUME, ENGINES_LIST, GET, LIST, END, STATUS, AGENTS, NOTE };
-
-typedef Slipstream__V1__Query query_msg;
-
-/* ---- engines ---- */
-
-struct engine {
-    pthread_t thread;
-    int fd, port;
-    atomic_bool dead, stop;
-};
-
-static void engine_answer(const struct engine *e, int fd)
-{
-    static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                      models[] = "HTTP/1.1 200 OK\r\nContent-Length: 27\r\n"
-                                 "Connection: close\r\n\r\n{\"data\":[{\"id\":\"model-a\"}]}",
-                      bad[] = "HTTP/1.1 503 no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    char head[2048];
-    ssize_t n = recv(fd, head, sizeof(head) - 1, 0);
-    const char *say = ok;
-
-    if (n <= 0)
-        return;
-    head[n] = '\0';
-    if (strncmp(head, "GET /v1/models ", 15) == 0)
-        say = models;
-    if (atomic_load(&e->dead))
-        say = bad;
-    if (send(fd, say, strlen(say), MSG_NOSIGNAL) < 0)
-        return;
-}
-
-static void *engine_run(void *arg)
-{
-    struct engine *e = arg;
-
-    while (!atomic_load(&e->stop)) {
-        struct pollfd p = {.fd = e->fd, .events = POLLIN};
-        int fd;
-
-        if (poll(&p, 1, 20) <= 0)
-            continue;
-        fd = accept(e->fd, NULL, NULL);
-        if (fd < 0)
-            continue;
-        engine_answer(e, fd);
-        close(fd);
-    }
-    close(e->fd);
-    return NULL;
-}
-
-static void engine_start(struct engine *e)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(a);
-
-    memset(e, 0, sizeof(*e));
-    e->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(e->fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    assert_int_equal(listen(e->fd, 64), 0);
-    assert_int_equal(getsockname(e->fd, (struct sockaddr *)&a, &len), 0);
-    e->port = ntohs(a.sin_port);
-    assert_int_equal(pthread_create(&e->thread, NULL, engine_run, e), 0);
-}
-
-static void engine_stop(struct engine *e)
-{
-    atomic_store(&e->stop, true);
-    pthread_join(e->thread, NULL);
-}
-
-/* ---- the world ---- */
-
-static struct engine engines[ENGINES];
-static char dir[64], url[160];
-static pid_t scheduler;
-static const char *channel;
-
-static void conf_write(unsigned engine_count, const char *extra)
-{
-    char path[120];
-    FILE *f;
-
-    snprintf(path, sizeof(path), "%s/slipstream.yaml", dir);
-    f = fopen(path, "we");
-    assert_non_null(f);
-    fprintf(f,
-            "common:\n  run_dir: %s/run\n  channel: %s\nscheduler:\n  probe_interval_ms: 50\n"
-            "%sengines:\n",
-            dir, channel, extra);
-    for (unsigned i = 0; i < engine_count; i++)
-        fprintf(f, "  - id: e%u\n    url: http://127.0.0.1:%d\n", i, engines[i].port);
-    fclose(f);
-}
-
-static pid_t scheduler_spawn(void)
-{
-    const char *bin = getenv("SLIP_BIN");
-    char program[300], conf[120];
-    pid_t pid;
-
-    assert_non_null(bin);
-    snprintf(program, sizeof(program), "%s/slipstream-scheduler", bin);
-    snprintf(conf, sizeof(conf), "%s/slipstream.yaml", dir);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-
-        if (getenv("SLIP_VERBOSE") == NULL)
-            dup2(null, 2);
-        execl(program, program, "--config", conf, (char *)NULL);
-        _exit(127);
-    }
-    return pid;
-}
-
-static int scheduler_end(int signo)
-{
-    int status;
-
-    assert_int_equal(kill(scheduler, signo), 0);
-    assert_int_equal(waitpid(scheduler, &status, 0), scheduler);
-    return status;
-}
-
-/* ---- a client ---- */
-
-struct link {
-    struct loop *loop;
-    struct rpc_client *client;
-    unsigned ups, revokes;
-    bool done;
-    enum err status;
-    struct buf body;
-};
-
-static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
-{
-    Slipstream__V1__SchedulerInfo *words = slipstream__v1__scheduler_info__unpack(NULL, len, info);
-    struct link *l = arg;
-
-    assert_true(epoch != 0);
-    assert_non_null(words);
-    assert_true(words->digest_seed != 0);
-    slipstream__v1__scheduler_info__free_unpacked(words, NULL);
-    l->ups++;
-}
-
-static void on_down(void *arg, const char *reason)
-{
-    (void)arg;
-    (void)reason;
-}
-
-static void on_event(void *arg, unsigned method, const uint8_t *body, size_t len)
-{
-    struct link *l = arg;
-
-    (void)body;
-    (void)len;
-    l->revokes += method == SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_REVOKE;
-}
-
-static void link_open_as(struct link *l, const char *name)
-{
-    struct rpc_client_conf conf = {.url = url,
-                                   .name = name,
-                                   .channel = strcmp(channel, "shm") == 0 ? RPC_SHM : RPC_NNG,
-                                   .arg = l,
-                                   .on_up = on_up,
-                                   .on_down = on_down,
-                                   .on_event = on_event};
-
-    *l = (struct link){.loop = loop_new()};
-    assert_int_equal(rpc_client_open(&conf, rpc_host_loop(l->loop), &l->client), ERR_OK);
-}
-
-static void link_turn(struct link *l)
-{
-    rpc_client_flush(l->client);
-    loop_turn(l->loop, 20);
-}
-
-static void link_wait_up(struct link *l, unsigned ups)
-{
-    uint64_t end = clock_ms() + ANY_MS;
-
-    while (l->ups < ups || !rpc_client_is_up(l->client)) {
-        assert_true(clock_ms() < end);
-        link_turn(l);
-    }
-}
-
-static void link_open(struct link *l)
-{
-    link_open_as(l, "test");
-    link_wait_up(l, 1);
-}
-
-static void link_close(struct link *l)
-{
-    rpc_client_close(l->client);
-    loop_free(l->loop);
-    buf_fini(&l->body);
-}
-
-static void on_done(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
-{
-    struct link *l = arg;
-
-    (void)token;
-    l->done = true;
-    l->status = status;
-    buf_clear(&l->body);
-    if (len > 0)
-        buf_add(&l->body, body, len);
-}
-
-static enum err call(struct link *l, unsigned method, const ProtobufCMessage *request)
-{
-    uint64_t end = clock_ms() + ANY_MS;
-
-    l->done = false;
-    assert_int_equal(rpc_call(l->client, method, request, ANY_MS, on_done, l, 1, NULL), ERR_OK);
-    while (!l->done) {
-        assert_true(clock_ms() < end);
-        link_turn(l);
-    }
-    return l->status;
-}
-
-static const uint8_t *body_of(const struct link *l)
-{
-    return l->body.len > 0 ? (const uint8_t *)l->body.base : (const uint8_t *)"";
-}
-
-static query_msg query_of(uint64_t handle, const char *workflow)
-{
-    query_msg q;
-
-    slipstream__v1__query__init(&q);
-    q.handle = handle;
-    q.workflow_id = (char *)(uintptr_t)workflow;
-    q.agent_id = (char *)(uintptr_t) "a";
-    q.model = (char *)(uintptr_t) "model-a";
-    q.prompt_bytes = 4000;
-    q.remaining_ms = 60000;
-    return q;
-}
-
-/* The engine's index, or -err. */
-static int place(struct link *l, uint64_t handle, const char *workflow, char *reason)
-{
-    query_msg q = query_of(handle, workflow);
-    Slipstream__V1__Decision *d;
-    int got;
-
-    assert_int_equal(call(l, PLACE, &q.base), ERR_OK);
-    d = slipstream__v1__decision__unpack(NULL, l->body.len, body_of(l));
-    assert_non_null(d);
-    got = d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_GO ? (int)d->engine : -(int)d->err;
-    if (reason != NULL)
-        snprintf(reason, 32, "%s", d->reason);
-    if (got >= 0)
-        assert_true(d->deadline_ms > 59000 && d->deadline_ms <= 60000);
-    slipstream__v1__decision__free_unpacked(d, NULL);
-    return got;
-}
-
-static void report(struct link *l, uint64_t handle, int kind)
-{
-    Slipstream__V1__ReportItem item, *items = &item;
-    Slipstream__V1__Reports r;
-
-    slipstream__v1__report_item__init(&item);
-    slipstream__v1__reports__init(&r);
-    item.handle = handle;
-    item.kind = (Slipstream__V1__ReportKind)kind;
-    item.has_usage = item.has_cached = true;
-    item.prompt_tokens = 1000;
-    item.cached_tokens = 400;
-    item.completion_tokens = 20;
-    item.latency_us = 250000;
-    r.n_items = 1;
-    r.items = &items;
-    assert_int_equal(call(l, REPORT, &r.base), ERR_OK); /* unary here: it has been counted */
-}
-
-static Slipstream__V1__Workflow *workflow_get(struct link *l, const char *id)
-{
-    Slipstream__V1__WorkflowRef ref;
-
-    slipstream__v1__workflow_ref__init(&ref);
-    ref.workflow_id = (char *)(uintptr_t)id;
-    if (call(l, GET, &ref.base) != ERR_OK)
-        return NULL;
-    return slipstream__v1__workflow__unpack(NULL, l->body.len, body_of(l));
-}
-
-static Slipstream__V1__SchedulerStatus *status_get(struct link *l)
-{
-    Slipstream__V1__Empty empty;
-
-    slipstream__v1__empty__init(&empty);
-    assert_int_equal(call(l, STATUS, &empty.base), ERR_OK);
-    return slipstream__v1__scheduler_status__unpack(NULL, l->body.len, body_of(l));
-}
-
-static unsigned healthy_engines(struct link *l)
-{
-    Slipstream__V1__Empty empty;
-    Slipstream__V1__Engines *m;
-    unsigned n = 0;
-
-    slipstream__v1__empty__init(&empty);
-    assert_int_equal(call(l, ENGINES_LIST, &empty.base), ERR_OK);
-    m = slipstream__v1__engines__unpack(NULL, l->body.len, body_of(l));
-    assert_non_null(m);
-    for (size_t i = 0; i < m->n_engines; i++)
-        n += m->engines[i]->healthy && m->engines[i]->n_models == 1 &&
-             strcmp(m->engines[i]->models[0], "model-a") == 0;
-    slipstream__v1__engines__free_unpacked(m, NULL);
-    return n;
-}
-
-static void engines_wait(struct link *l, unsigned want)
-{
-    uint64_t end = clock_ms() + ANY_MS;
-
-    while (healthy_engines(l) != want) {
-        assert_true(clock_ms() < end);
-        loop_turn(l->loop, 10);
-    }
-}
-
-static int forget(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
-}
-
-static int world_open(void **state, const char *over)
-{
-    (void)state;
-    channel = over;
-    snprintf(dir, sizeof(dir), "/tmp/slip-sched-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    snprintf(url, sizeof(url), "ipc://%s/run/sock/scheduler", dir);
-    for (unsigned i = 0; i < ENGINES; i++)
-        engine_start(&engines[i]);
-    conf_write(2, "");
-    scheduler = scheduler_spawn();
-    return 0;
-}
-
-static int open_nng(void **state)
-{
-    return world_open(state, "nng");
-}
-
-static int open_shm(void **state)
-{
-    return world_open(state, "shm");
-}
-
-static int world_close(void **state)
-{
-    int status = scheduler_end(SIGTERM);
-
-    (void)state;
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
-    for (unsigned i = 0; i < ENGINES; i++)
-        engine_stop(&engines[i]);
-    nftw(dir, forget, 16, FTW_DEPTH | FTW_PHYS);
-    return 0;
-}
-
-/* ---- promises ---- */
+#include "tests/component/scheduler/world.h"
 
 static void workflow_is_placed_counted_and_listed(void **state)
 {
@@ -706,6 +286,192 @@ static void fleet_segment_says_what_the_scheduler_knows(void **state)
     link_close(&l);
 }
 
+static void rows_that_the_predecessor_died_in_are_left_out(void **state)
+{
+    struct fleet_segment *s = malloc(sizeof(*s));
+    char path[120], reason[32];
+    struct link l;
+    uint64_t odd;
+    int fd;
+
+    (void)state;
+    link_open(&l);
+    engines_wait(&l, 2);
+    place(&l, 1, "w", NULL);
+    place(&l, 2, "x", NULL);
+    scheduler_end(SIGKILL);
+    snprintf(path, sizeof(path), "%s/run/fleet", dir);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, s, sizeof(*s), 0), sizeof(*s));
+    /* As if it had been killed while it wrote: half of the rows, and an engine's. */
+    for (unsigned i = 0; i < FLEET_HOMES; i += 2) {
+        odd = s->homes[i].seq | 1;
+        if (odd != 1)
+            assert_int_equal(
+                pwrite(fd, &odd, 8,
+                       (off_t)(offsetof(struct fleet_segment, homes) + i * sizeof(s->homes[0]))),
+                8);
+    }
+    odd = s->engines[1].seq | 1;
+    assert_int_equal(
+        pwrite(fd, &odd, 8,
+               (off_t)(offsetof(struct fleet_segment, engines) + sizeof(s->engines[0]))),
+        8);
+    close(fd);
+    free(s);
+    scheduler = scheduler_spawn();
+    link_wait_up(&l, 2);
+    engines_wait(&l, 2);
+    assert_true(place(&l, 3, "w", reason) >= 0);
+    assert_true(place(&l, 4, "x", reason) >= 0);
+    link_close(&l);
+}
+
+static void garbage_in_place_of_the_segment_is_replaced(void **state)
+{
+    struct link l;
+
+    (void)state;
+    link_open(&l);
+    scheduler_end(SIGKILL);
+    file_write("run/fleet", "this is no segment");
+    scheduler = scheduler_spawn();
+    link_wait_up(&l, 2);
+    engines_wait(&l, 2);
+    assert_true(place(&l, 1, "w", NULL) >= 0);
+    link_close(&l);
+}
+
+static void metrics_name_a_workflow_until_it_ends(void **state)
+{
+    Slipstream__V1__WorkflowRef ref;
+    struct buf text = {0};
+    char run[100];
+    struct link l;
+    uint64_t end = clock_ms() + ANY_MS;
+
+    (void)state;
+    slipstream__v1__workflow_ref__init(&ref);
+    snprintf(run, sizeof(run), "%s/run", dir);
+    link_open(&l);
+    engines_wait(&l, 2);
+    place(&l, 1, "w\"x", NULL);
+    report(&l, 1, SLIPSTREAM__V1__REPORT_KIND__REPORT_DONE);
+    assert_int_equal(metric_expose(run, NULL, &text), ERR_OK);
+    assert_non_null(strstr(
+        buf_cstr(&text), "\nvllm_workflow_requests_total{workflow_id=\"w\\\"x\",tenant=\"\"} 1\n"));
+    assert_non_null(
+        strstr(buf_cstr(&text),
+               "\nvllm_workflow_cache_hit_rate{workflow_id=\"w\\\"x\",tenant=\"\"} 0.4\n"));
+    while (strstr(buf_cstr(&text), "\nslipstream_scheduler_decisions_total{reason=\"new\"} 1\n") ==
+           NULL) {
+        assert_true(clock_ms() < end);
+        loop_turn(l.loop, 20);
+        buf_clear(&text);
+        assert_int_equal(metric_expose(run, NULL, &text), ERR_OK);
+    }
+    ref.workflow_id = (char *)(uintptr_t) "w\"x";
+    assert_int_equal(call(&l, END, &ref.base), ERR_OK);
+    assert_int_equal(call(&l, END, &ref.base), ERR_WORKFLOW);
+    buf_clear(&text);
+    assert_int_equal(metric_expose(run, NULL, &text), ERR_OK);
+    assert_null(strstr(buf_cstr(&text), "w\\\"x"));
+    buf_fini(&text);
+    link_close(&l);
+}
+
+static void time_scale_is_undone_on_the_way_out(void **state)
+{
+    Slipstream__V1__Workflow *w;
+    struct link l;
+    query_msg q;
+    Slipstream__V1__Decision *d;
+
+    (void)state;
+    scheduler_end(SIGTERM);
+    scale = 20;
+    conf_write(2, "");
+    scheduler = scheduler_spawn();
+    link_open(&l);
+    engines_wait(&l, 2);
+    assert_true(place(&l, 1, "w", NULL) >= 0); /* checks the deadline, which is real time */
+    report(&l, 1, SLIPSTREAM__V1__REPORT_KIND__REPORT_DONE);
+    w = workflow_get(&l, "w");
+    assert_float_equal(w->latency_mean, 5, 1e-6); /* a quarter of a second is five, modelled */
+    assert_true(clock_wall_ms() - w->created_ms < ANY_MS);
+    slipstream__v1__workflow__free_unpacked(w, NULL);
+    atomic_store(&engines[0].dead, true);
+    atomic_store(&engines[1].dead, true);
+    engines_wait(&l, 0);
+    q = query_of(2, "w");
+    assert_int_equal(call(&l, PLACE, &q.base), ERR_OK);
+    d = slipstream__v1__decision__unpack(NULL, l.body.len, body_of(&l));
+    assert_int_equal(d->err, ERR_NO_ENGINE);
+    assert_int_equal(d->retry_ms, 100);
+    slipstream__v1__decision__free_unpacked(d, NULL);
+    link_close(&l);
+}
+
+static void client_with_a_key_sees_its_own_tenant_only(void **state)
+{
+    Slipstream__V1__AgentNote note;
+    Slipstream__V1__Workflow *w;
+    struct link l, other;
+    query_msg q = query_of(1, "w");
+
+    (void)state;
+    slipstream__v1__agent_note__init(&note);
+    link_open(&l);
+    place(&l, 1, "w", NULL); /* of the tenant "" */
+    link_start(&other, "sesame");
+    link_wait_up(&other, 1);
+    assert_null(workflow_get(&other, "w"));
+    assert_int_equal(other.status, ERR_WORKFLOW);
+    assert_int_equal(call(&other, PLACE, &q.base), ERR_DENIED);
+    note.tenant = (char *)(uintptr_t) "somebody else";
+    note.workflow_id = (char *)(uintptr_t) "v";
+    note.agent_id = (char *)(uintptr_t) "b";
+    assert_int_equal(call(&other, NOTE, &note.base), ERR_OK);
+    w = workflow_get(&other, "v");
+    assert_string_equal(w->tenant, "acme");
+    slipstream__v1__workflow__free_unpacked(w, NULL);
+    assert_null(workflow_get(&l, "v"));
+    link_close(&other);
+    link_start(&other, "guess"); /* never comes up */
+    for (int i = 0; i < 20; i++)
+        link_turn(&other);
+    assert_int_equal(other.ups, 0);
+    link_close(&other);
+    link_close(&l);
+}
+
+static void revoked_requests_are_told_to_their_worker(void **state)
+{
+    Slipstream__V1__WorkflowRef ref;
+    Slipstream__V1__SchedulerStatus *st;
+    uint64_t end = clock_ms() + ANY_MS;
+    struct link l;
+
+    (void)state;
+    slipstream__v1__workflow_ref__init(&ref);
+    link_open(&l);
+    engines_wait(&l, 2);
+    place(&l, 1, "w", NULL);
+    place(&l, 2, "w", NULL);
+    ref.workflow_id = (char *)(uintptr_t) "w";
+    ref.purge = true;
+    assert_int_equal(call(&l, END, &ref.base), ERR_OK);
+    while (l.revokes < 2) {
+        assert_true(clock_ms() < end);
+        link_turn(&l);
+    }
+    st = status_get(&l);
+    assert_int_equal(st->leases, 0);
+    slipstream__v1__scheduler_status__free_unpacked(st, NULL);
+    link_close(&l);
+}
+
 #define BOTH(test)                                         \
     {#test " (nng)", test, open_nng, world_close, NULL},   \
     {                                                      \
@@ -723,6 +489,12 @@ int main(void)
         BOTH(reload_adds_and_removes_engines_without_touching_the_rest),
         BOTH(nonsense_of_a_peer_is_refused_and_harms_nobody),
         BOTH(fleet_segment_says_what_the_scheduler_knows),
+        BOTH(rows_that_the_predecessor_died_in_are_left_out),
+        BOTH(garbage_in_place_of_the_segment_is_replaced),
+        BOTH(metrics_name_a_workflow_until_it_ends),
+        BOTH(time_scale_is_undone_on_the_way_out),
+        BOTH(client_with_a_key_sees_its_own_tenant_only),
+        BOTH(revoked_requests_are_told_to_their_worker),
     };
 
     signal(SIGPIPE, SIG_IGN);
