@@ -46,15 +46,20 @@ struct rpc_host rpc_host_loop(struct loop *l); /* for owners that run common/loo
 struct rpc_client;
 
 struct rpc_client_conf {
-    const char *url;          /* ipc://..., tcp://..., tls+tcp://... */
-    const char *name, *key;   /* told in the hello; key may be NULL */
-    const char *tls_ca_file;  /* for tls+tcp, NULL otherwise */
+    const char *url;                          /* ipc://..., tcp://..., tls+tcp://... */
+    const char *name, *key;                   /* told in the hello; key may be NULL */
+    const char *tls_ca_file;                  /* for tls+tcp, NULL otherwise */
+    const char *tls_cert_file, *tls_key_file; /* where the server asks for one; else NULL */
+    bool allow_plain_tcp;                     /* tcp:// is refused without; setting insecure */
     enum rpc_channel channel; /* RPC_SHM: down until a ring is up; RPC_AUTO: ring where offered */
+    /* Callbacks; each may be NULL. */
     void *arg;
     /* The link is usable: hello answered (and again with a new epoch after the server was
      * restarted). info: the service's words. */
     void (*on_up)(void *arg, uint64_t epoch, const uint8_t *info, size_t info_len);
-    /* The link is not usable; every call in flight has been answered with ERR_GONE before this. */
+    /* The link is not usable; every call in flight has been answered with ERR_GONE before this.
+     * Also, without an on_up before it, when the server refuses the hello; the channel keeps
+     * trying. */
     void (*on_down)(void *arg, const char *reason);
     void (*on_event)(void *arg, unsigned method, const uint8_t *body,
                      size_t len); /* method: wire number - RPC_EVENT_BASE */
@@ -63,18 +68,22 @@ struct rpc_client_conf {
 typedef void rpc_done_fn(void *arg, uint64_t token, enum err status, const uint8_t *body,
                          size_t len);
 
+/* ERR_CONF: the address cannot be (log says why), or channel is RPC_NONE. Strings are copied. */
 enum err rpc_client_open(const struct rpc_client_conf *conf, struct rpc_host host,
                          struct rpc_client **out);
-void rpc_client_close(
-    struct rpc_client *c); /* calls in flight are answered with ERR_CANCELLED first */
+/* Calls in flight are answered with ERR_CANCELLED first. Not from inside a callback of the
+ * channel. */
+void rpc_client_close(struct rpc_client *c);
 bool rpc_client_is_up(const struct rpc_client *c);
 bool rpc_client_is_ring(const struct rpc_client *c);
 uint64_t rpc_client_epoch(const struct rpc_client *c); /* 0 while down */
 
 /*
  * Unary. done(arg, token, ...) comes exactly once, with ERR_TIMEOUT after timeout_ms. An answer
- * that arrives later goes to late (may be NULL), so that what it brought can be given back. Fails
- * at once with ERR_GONE (down) or ERR_BUSY (ring full, too many).
+ * that arrives later goes to late (may be NULL), with the same arg and token, so that what it
+ * brought can be given back: with late, arg must outlive the channel. Fails at once with ERR_GONE
+ * (down), ERR_BUSY (too many) or ERR_TOO_LARGE; done is not called then. A ring that stays full for
+ * a loop turn answers ERR_BUSY through done.
  */
 enum err rpc_call(struct rpc_client *c, unsigned method, const ProtobufCMessage *request,
                   uint32_t timeout_ms, rpc_done_fn *done, void *arg, uint64_t token,
@@ -92,8 +101,10 @@ struct rpc_peer; /* valid until on_gone */
 struct rpc_server_conf {
     const char *const *urls; /* nng addresses to listen on */
     size_t url_count;
-    const char *ring_path; /* SOCK_SEQPACKET socket to offer; NULL: no rings */
-    const char *tls_cert_file, *tls_key_file, *tls_ca_file; /* for tls+tcp */
+    const char *ring_path;                    /* SOCK_SEQPACKET socket to offer; NULL: no rings */
+    const char *tls_cert_file, *tls_key_file; /* for tls+tcp */
+    const char *tls_ca_file;                  /* set: clients must show a certificate of it */
+    bool allow_plain_tcp;
     const ProtobufCServiceDescriptor *service;
     uint64_t epoch;
     uint32_t max_peers;
@@ -110,12 +121,20 @@ struct rpc_server_conf {
     void (*on_gone)(void *arg, struct rpc_peer *peer);
 };
 
+/* urls, ring_path and service are borrowed until close. ERR_CONF, ERR_IO (address in use); the log
+ * says why. */
 enum err rpc_server_open(const struct rpc_server_conf *conf, struct rpc_host host,
                          struct rpc_server **out);
-void rpc_server_close(struct rpc_server *s);
+void rpc_server_close(struct rpc_server *s); /* on_gone comes for every peer; not from a callback */
+/* Sends what events this loop turn gathered. Call at the end of each turn. */
 void rpc_server_flush(struct rpc_server *s);
+/* Once per token, inside on_call. body may be NULL. ERR_TOO_LARGE, ERR_BUSY (the peer reads too
+ * slowly): the caller got that status instead of the body. A call that is not answered times out at
+ * the caller. */
 enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
-                   const ProtobufCMessage *body); /* body may be NULL */
+                   const ProtobufCMessage *body);
+/* Delivered once and in order while the peer lives, also over a reconnect. ERR_TOO_LARGE, ERR_BUSY
+ * (too much unconfirmed). */
 enum err rpc_event(struct rpc_server *s, struct rpc_peer *peer, unsigned event,
                    const ProtobufCMessage *body);
 

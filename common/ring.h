@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLIP_RING_H
+#define SLIP_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/err.h"
+#include "common/shm.h"
+
+/*
+ * Records from one producer to one consumer through shared memory.
+ *
+ * Each side keeps its own index privately and believes nothing of what the other wrote until it
+ * has checked it; a record is copied out before anybody parses it. The consumer that is about to
+ * sleep says so, fences and looks again; the producer publishes, fences and looks whether somebody
+ * sleeps. So one of the two always sees the other. The bell itself is the caller's.
+ */
+#define RING_BYTES (UINT32_C(1) << 20)
+#define RING_RECORD_MAX (UINT32_C(256) << 10)
+
+struct ring_shared {                           /* each word on a cache line of its own */
+    _Alignas(64) _Atomic uint64_t head;        /* bytes written; by the producer */
+    _Alignas(64) _Atomic uint64_t tail;        /* bytes read; by the consumer */
+    _Alignas(64) _Atomic uint32_t is_sleeping; /* set by the consumer, cleared by both */
+    _Alignas(64) uint8_t data[RING_BYTES];
+};
+
+struct ring_segment {
+    struct shm_head head;
+    struct ring_shared to_server, to_client;
+};
+
+struct ring { /* one end; zeroed shared memory is an empty ring */
+    struct ring_shared *shared;
+    uint64_t at;    /* our own index */
+    uint64_t limit; /* last index of the other side that was seen and found good */
+};
+
+void ring_init(struct ring *r, struct ring_shared *shared);
+
+/* Producer. Writes one record of two parts. ERR_BUSY: no room; ERR_PROTO: the consumer's index
+ * cannot be, the ring is dead; ERR_TOO_LARGE. */
+enum err ring_write(struct ring *r, const void *a, size_t a_len, const void *b, size_t b_len);
+/* After one or more writes: true when the consumer sleeps and must be rung. True once per sleep. */
+bool ring_must_ring(struct ring *r);
+
+/* Consumer. Replaces to's content with the next record. ERR_NOT_FOUND: empty; ERR_PROTO: dead. */
+enum err ring_read(struct ring *r, struct buf *to);
+/* True: asleep, a write will ring. False: something came meanwhile, still awake. */
+bool ring_sleep(struct ring *r);
+
+#endif

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/rpc_ring.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/list.h"
+#include "common/must.h"
+#include "common/ring.h"
+#include "common/shm.h"
+#include "common/timers.h"
+
+#define TICKET_MAGIC UINT64_C(0x31676e6972706c73)
+#define GUESTS_MAX 64u /* accepted, ticket not shown yet */
+#define GUEST_TIMEOUT_NS (2 * NS_PER_S)
+#define DOOR_PAUSE_NS (100 * NS_PER_MS)
+
+struct ring_ticket { /* a client's first message */
+    uint64_t magic, session, token;
+};
+
+/* ---- a link: the same on both sides ---- */
+
+struct ring_link {
+    struct rpc_host host;
+    struct ring_link_calls calls;
+    int fd;
+    void *watch;
+    struct shm segment;
+    struct ring in, out;
+    struct buf record;
+    struct timer again; /* the batch was cut short: carry on in the next turn */
+    bool is_busy, is_freed, is_dead;
+};
+
+static void link_destroy(struct ring_link *l)
+{
+    if (l->watch != NULL)
+        l->host.unwatch(l->host.ctx, l->watch);
+    timer_stop(l->host.timers, &l->again);
+    if (l->fd >= 0)
+        close(l->fd);
+    shm_close(&l->segment);
+    buf_fini(&l->record);
+    free(l);
+}
+
+void ring_link_free(struct ring_link *l)
+{
+    if (l == NULL)
+        return;
+    l->is_freed = true;
+    if (!l->is_busy)
+        link_destroy(l);
+}
+
+static void link_die(struct ring_link *l, const char *reason)
+{
+    if (l->is_dead || l->is_freed)
+        return;
+    l->is_dead = true;
+    l->host.unwatch(l->host.ctx, l->watch);
+    l->watch = NULL;
+    timer_stop(l->host.timers, &l->again);
+    l->calls.on_dead(l->calls.arg, reason);
+}
+
+/* Handles what is there, one ring's worth at most, so that a fast writer cannot hold the loop.
+ * Returns why the link must end, or NULL. */
+static const char *link_drain(struct ring_link *l)
+{
+    uint64_t stop = l->in.at + RING_BYTES;
+    enum err e;
+
+    do {
+        while ((e = ring_read(&l->in, &l->record)) == ERR_OK) {
+            e = l->calls.on_frame(l->calls.arg, (const uint8_t *)l->record.base, l->record.len);
+            if (l->is_freed)
+                return NULL;
+            if (e != ERR_OK)
+                return err_text(e);
+            if (l->in.at >= stop) {
+                timer_start(l->host.timers, &l->again, clock_ns());
+                return NULL;
+            }
+        }
+        if (e != ERR_NOT_FOUND)
+            return "the ring is damaged";
+    } while (!ring_sleep(&l->in));
+    return NULL;
+}
+
+static void link_work(struct ring_link *l, bool is_closed)
+{
+    const char *reason;
+
+    l->is_busy = true;
+    reason = link_drain(l);
+    if (!l->is_freed)
+        l->calls.on_drained(l->calls.arg);
+    if (reason == NULL && is_closed && !timer_is_running(&l->again))
+        reason = "the other side closed the ring";
+    if (reason != NULL)
+        link_die(l, reason);
+    l->is_busy = false;
+    if (l->is_freed)
+        link_destroy(l);
+}
+
+void ring_link_drain(struct ring_link *l)
+{
+    if (l->is_busy || l->is_freed || l->is_dead)
+        return;
+    l->is_busy = true;
+    link_drain(l);
+    l->is_busy = false;
+    if (l->is_freed)
+        link_destroy(l);
+}
+
+static void link_on_readable(void *arg)
+{
+    struct ring_link *l = arg;
+    char bell[16];
+    ssize_t n = recv(l->fd, bell, sizeof(bell), MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    /* At end of file what was written before the end still counts. */
+    link_work(l, n <= 0);
+}
+
+static void link_on_again(struct timer *t)
+{
+    link_work(container_of(t, struct ring_link, again), false);
+}
+
+static struct ring_link *link_new(int fd, const struct shm *segment, bool is_server,
+                                  struct rpc_host host, const struct ring_link_calls *calls)
+{
+    struct ring_link *l = calloc(1, sizeof(*l));
+    struct ring_segment *s = (struct ring_segment *)segment->head;
+
+    must(l != NULL);
+    l->host = host;
+    l->calls = *calls;
+    l->fd = fd;
+    l->segment = *segment;
+    l->again.fire = link_on_again;
+    ring_init(&l->in, is_server ? &s->to_server : &s->to_client);
+    ring_init(&l->out, is_server ? &s->to_client : &s->to_server);
+    l->watch = host.watch(host.ctx, fd, link_on_readable, l);
+    /* The first look happens in the next turn, never inside this call. */
+    timer_start(host.timers, &l->again, clock_ns());
+    return l;
+}
+
+enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const void *b,
+                         size_t b_len)
+{
+    return ring_write(&l->out, a, a_len, b, b_len);
+}
+
+void ring_link_kick(struct ring_link *l)
+{
+    if (l->fd >= 0 && ring_must_ring(&l->out))
+        /* EAGAIN: bells are waiting already. EPIPE: the end of file is on its way to us. */
+        (void)!send(l->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* ---- client ---- */
+
+struct ring_dial {
+    struct rpc_host host;
+    struct ring_link_calls link_calls;
+    void (*on_end)(void *arg, struct ring_link *link);
+    int fd;
+    void *watch;
+};
+
+static int seqpacket_socket(const char *path, struct sockaddr_un *addr)
+{
+    *addr = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof(addr->sun_path))
+        return -1;
+    strcpy(addr->sun_path, path);
+    return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+static int receive_fd(int socket)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    char byte;
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.bytes,
+                       .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *c;
+    int fd = -1;
+
+    if (recvmsg(socket, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
+        return -1;
+    c = CMSG_FIRSTHDR(&m);
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+        c->cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(&fd, CMSG_DATA(c), sizeof(int));
+    return fd;
+}
+
+static void dial_on_readable(void *arg)
+{
+    struct ring_dial *d = arg;
+    struct ring_link *link = NULL;
+    struct shm segment;
+    int fd = receive_fd(d->fd);
+
+    d->host.unwatch(d->host.ctx, d->watch);
+    if (fd >= 0 && shm_map_fd(fd, sizeof(struct ring_segment), &segment) == ERR_OK)
+        link = link_new(d->fd, &segment, false, d->host, &d->link_calls);
+    else
+        close(d->fd);
+    d->on_end(d->link_calls.arg, link);
+    free(d);
+}
+
+enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, struct rpc_host host,
+                         const struct ring_link_calls *link_calls,
+                         void (*on_end)(void *arg, struct ring_link *link), struct ring_dial **out)
+{
+    const struct ring_ticket ticket = {TICKET_MAGIC, session, token};
+    struct sockaddr_un addr;
+    struct ring_dial *d;
+    int fd = seqpacket_socket(path, &addr);
+
+    if (fd < 0)
+        return ERR_IO;
+    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
+        send(fd, &ticket, sizeof(ticket), MSG_NOSIGNAL) != (ssize_t)sizeof(ticket)) {
+        close(fd);
+        return ERR_IO;
+    }
+    d = calloc(1, sizeof(*d));
+    must(d != NULL);
+    *d = (struct ring_dial){.host = host, .link_calls = *link_calls, .on_end = on_end, .fd = fd};
+    d->watch = host.watch(host.ctx, fd, dial_on_readable, d);
+    *out = d;
+    return ERR_OK;
+}
+
+void ring_dial_cancel(struct ring_dial *d)
+{
+    if (d == NULL)
+        return;
+    d->host.unwatch(d->host.ctx, d->watch);
+    close(d->fd);
+    free(d);
+}
+
+/* ---- server ---- */
+
+struct ring_guest { /* on ring_door.guests until its ticket is seen, it hangs up or time is up */
+    struct list link;
+    struct ring_door *door;
+    struct timer timer;
+    int fd;
+    void *watch;
+};
+
+struct ring_door {
+    struct rpc_host host;
+    void *arg;
+    void (*on_guest)(void *arg, uint64_t session, uint64_t token, int fd);
+    int fd;
+    void *watch; /* NULL while there are too many guests or no descriptors */
+    struct timer pause;
+    struct list guests;
+    unsigned guest_count;
+    char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+};
+
+static void door_watch(struct ring_door *d);
+
+static int guest_release(struct ring_guest *g) /* returns its descriptor */
+{
+    struct ring_door *d = g->door;
+    int fd = g->fd;
+
+    list_remove(&g->link);
+    timer_stop(d->host.timers, &g->timer);
+    d->host.unwatch(d->host.ctx, g->watch);
+    d->guest_count--;
+    free(g);
+    return fd;
+}
+
+static void guest_on_timeout(struct timer *t)
+{
+    close(guest_release(container_of(t, struct ring_guest, timer)));
+}
+
+static void guest_on_readable(void *arg)
+{
+    struct ring_guest *g = arg;
+    struct ring_door *d = g->door;
+    struct ring_ticket ticket;
+    ssize_t n = recv(g->fd, &ticket, sizeof(ticket), MSG_DONTWAIT | MSG_TRUNC);
+    int fd;
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    fd = guest_release(g);
+    if (n == (ssize_t)sizeof(ticket) && ticket.magic == TICKET_MAGIC && ticket.token != 0)
+        d->on_guest(d->arg, ticket.session, ticket.token, fd);
+    else
+        close(fd);
+}
+
+static void door_pause(struct ring_door *d)
+{
+    d->host.unwatch(d->host.ctx, d->watch);
+    d->watch = NULL;
+    timer_start(d->host.timers, &d->pause, clock_ns() + DOOR_PAUSE_NS);
+}
+
+static void door_on_pause_end(struct timer *t)
+{
+    door_watch(container_of(t, struct ring_door, pause));
+}
+
+static void door_on_readable(void *arg)
+{
+    struct ring_door *d = arg;
+    struct ring_guest *g;
+    int fd;
+
+    if (d->guest_count >= GUESTS_MAX) {
+        door_pause(d);
+        return;
+    }
+    fd = accept4(d->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            door_pause(d);
+        return;
+    }
+    g = calloc(1, sizeof(*g));
+    must(g != NULL);
+    g->door = d;
+    g->fd = fd;
+    g->timer.fire = guest_on_timeout;
+    list_init(&g->link);
+    list_push(&d->guests, &g->link);
+    d->guest_count++;
+    g->watch = d->host.watch(d->host.ctx, fd, guest_on_readable, g);
+    timer_start(d->host.timers, &g->timer, clock_ns() + GUEST_TIMEOUT_NS);
+}
+
+static void door_watch(struct ring_door *d)
+{
+    d->watch = d->host.watch(d->host.ctx, d->fd, door_on_readable, d);
+}
+
+/* A name that nobody listens behind is a dead server's; one that answers is in use. */
+static bool path_is_free(const struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool is_free = fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) != 0 &&
+                   (errno == ECONNREFUSED || errno == ENOENT);
+
+    if (fd >= 0)
+        close(fd);
+    if (is_free)
+        unlink(addr->sun_path);
+    return is_free;
+}
+
+enum err ring_door_open(const char *path, struct rpc_host host, void *arg,
+                        void (*on_guest)(void *arg, uint64_t session, uint64_t token, int fd),
+                        struct ring_door **out)
+{
+    struct sockaddr_un addr;
+    struct ring_door *d;
+    int fd = seqpacket_socket(path, &addr);
+
+    if (fd < 0)
+        return strlen(path) >= sizeof(addr.sun_path) ? ERR_CONF : ERR_IO;
+    if (!path_is_free(&addr) || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
+        chmod(path, 0660) != 0 || listen(fd, 64) != 0) {
+        close(fd);
+        return ERR_IO;
+    }
+    d = calloc(1, sizeof(*d));
+    must(d != NULL);
+    *d = (struct ring_door){.host = host, .arg = arg, .on_guest = on_guest, .fd = fd};
+    d->pause.fire = door_on_pause_end;
+    strcpy(d->path, path);
+    list_init(&d->guests);
+    door_watch(d);
+    *out = d;
+    return ERR_OK;
+}
+
+void ring_door_close(struct ring_door *d)
+{
+    if (d == NULL)
+        return;
+    while (!list_is_empty(&d->guests))
+        close(guest_release(container_of(list_first(&d->guests), struct ring_guest, link)));
+    if (d->watch != NULL)
+        d->host.unwatch(d->host.ctx, d->watch);
+    timer_stop(d->host.timers, &d->pause);
+    close(d->fd);
+    unlink(d->path);
+    free(d);
+}
+
+static bool send_fd(int socket, int fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    char byte = 'R';
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.bytes,
+                       .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    return sendmsg(socket, &m, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+}
+
+enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_calls *calls,
+                         struct ring_link **out)
+{
+    struct shm segment;
+    enum err e = shm_memfd("slipstream-ring", sizeof(struct ring_segment), &segment);
+
+    if (e == ERR_OK && !send_fd(fd, segment.fd)) {
+        shm_close(&segment);
+        e = ERR_IO;
+    }
+    if (e != ERR_OK) {
+        close(fd);
+        return e;
+    }
+    *out = link_new(fd, &segment, true, host, calls);
+    return ERR_OK;
+}

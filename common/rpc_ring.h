@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLIP_RPC_RING_H
+#define SLIP_RPC_RING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/rpc.h"
+
+/*
+ * The ring carrier: a SOCK_SEQPACKET socket and two rings in a sealed segment that came over it.
+ * The socket is the doorbell (one byte, only when the other side sleeps) and the death notice (end
+ * of file). A client shows the session and the token of its hello before it is given a segment.
+ * Channel internal; owner's thread.
+ */
+struct ring_link;
+struct ring_link_calls {
+    void *arg;
+    /* One frame, valid during the call. Anything but ERR_OK ends the link. */
+    enum err (*on_frame)(void *arg, const uint8_t *p, size_t len);
+    void (*on_drained)(void *arg); /* after the last frame of a batch: send what they caused */
+    void (*on_dead)(void *arg, const char *reason); /* once; free the link, here or later */
+};
+
+enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const void *b,
+                         size_t b_len);    /* as ring_write() */
+void ring_link_kick(struct ring_link *l);  /* after writes: rings if the other side sleeps */
+void ring_link_drain(struct ring_link *l); /* handles what is there now; on_frame only */
+void ring_link_free(struct ring_link *l);  /* also from inside its callbacks; NULL is fine */
+
+/* ---- client ---- */
+struct ring_dial;
+/* Starts to attach; on_end(arg, link or NULL) comes later, once, on which the dial is freed; the
+ * link then calls link_calls. */
+enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, struct rpc_host host,
+                         const struct ring_link_calls *link_calls,
+                         void (*on_end)(void *arg, struct ring_link *link), struct ring_dial **out);
+void ring_dial_cancel(struct ring_dial *d); /* before on_end; NULL is fine */
+
+/* ---- server ---- */
+struct ring_door;
+/* on_guest: somebody showed (session, token); take fd (ring_link_serve() or close it). */
+enum err ring_door_open(const char *path, struct rpc_host host, void *arg,
+                        void (*on_guest)(void *arg, uint64_t session, uint64_t token, int fd),
+                        struct ring_door **out);
+void ring_door_close(struct ring_door *d); /* NULL is fine */
+/* Makes a segment, passes it through fd, serves it. Takes fd, also on failure. */
+enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_calls *calls,
+                         struct ring_link **out);
+
+#endif
