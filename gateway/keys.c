@@ -20,8 +20,7 @@ struct gw_key {
     uint32_t max_requests, active;
 };
 
-/* First line of a file, without white space around it. NULL with errno for what went wrong. */
-static char *secret_read(const char *path)
+char *keys_secret_read(const char *path)
 {
     char line[1024], *s = line;
     FILE *f = fopen(path, "r");
@@ -45,7 +44,7 @@ static char *secret_read(const char *path)
 static enum err key_add(struct gw *gw, const char *file, const char *tenant, const char *engine,
                         uint32_t max_requests)
 {
-    char *secret = secret_read(file);
+    char *secret = keys_secret_read(file);
     struct gw_key *k;
 
     if (secret == NULL) {

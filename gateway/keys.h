@@ -13,6 +13,8 @@ struct gw_request;
 
 enum err keys_load(struct gw *gw, const struct conf *conf); /* logs what is wrong with which file */
 void keys_free(struct gw *gw);
+/* First line of a file without white space around it, to be freed; NULL: unreadable or empty. */
+char *keys_secret_read(const char *path);
 /* Sets r->tenant and r->key from "Authorization: Bearer" or "x-api-key"; ERR_AUTH. Everybody is
  * welcome while no key is configured. */
 enum err keys_check(struct gw_request *r);

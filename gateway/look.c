@@ -123,8 +123,6 @@ static bool body_accept(struct gw_request *r, const struct inspection *in)
                                 .object_open = in->object_open,
                                 .stream_options_empty = in->stream_options_empty,
                                 .stream_options_null = in->stream_options_null};
-    if (!in->metadata.present)
-        r->facts.metadata_cut.len = 0;
     r->facts.may_add_usage =
         r->stream && in->include_usage == INSPECT_ABSENT &&
         (r->route->shape == INSPECT_CHAT || r->route->shape == INSPECT_COMPLETION);

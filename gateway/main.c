@@ -283,6 +283,13 @@ static enum err gw_open(struct gw *gw)
         e = access_open(gw);
     if (e == ERR_OK)
         e = keys_load(gw, gw->conf);
+    if (e == ERR_OK && gw->conf->common.rpc_key_file[0] != '\0') {
+        gw->rpc_key = keys_secret_read(gw->conf->common.rpc_key_file);
+        if (gw->rpc_key == NULL) {
+            log_error("key_unreadable", "file=%s", gw->conf->common.rpc_key_file);
+            e = ERR_CONF;
+        }
+    }
     if (e == ERR_OK)
         e = placement_open(gw);
     if (e == ERR_OK)
@@ -311,6 +318,7 @@ static void gw_close(struct gw *gw)
         h2o_evloop_run(gw->ctx.loop, 0);
     look_fini(gw);
     keys_free(gw);
+    free(gw->rpc_key);
     fleet_fini(&gw->fleet);
     if (gw->metric_file != NULL)
         metric_close(gw->metric_file);

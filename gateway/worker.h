@@ -48,6 +48,7 @@ struct gw {
     struct fleet fleet;
     struct engine_pool *pools; /* one per fleet index */
     struct rpc_client *scheduler, *mailbox;
+    char *rpc_key; /* shown in the hello; NULL: none */
     struct gw_key *keys;
     size_t key_count;
     uint64_t body_bytes, body_budget;
