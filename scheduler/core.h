@@ -60,6 +60,7 @@ struct core_conf {
     double load_bound;
     uint32_t load_slack;
     uint32_t probe_failures;
+    uint64_t hash_seed; /* random where strangers choose ids; any fixed one in simulations */
     const char *policy, *default_policy; /* names; borrowed for the call */
 };
 
@@ -120,6 +121,7 @@ struct report_event {
     uint32_t worker;
     uint64_t handle;
     enum err err;
+    bool declined; /* the engine said no (4xx): it computed nothing */
     bool has_usage, has_cached;
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
     uint64_t latency_ns;

@@ -199,14 +199,14 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
     act->workflow = w->self;
     act->label = w->label;
     act->counts = l->counts;
-    if (r != NULL && (cause == CAUSE_RETURNED || r->has_usage))
+    if (r != NULL && (r->has_usage || (cause == CAUSE_RETURNED && !r->declined)))
         count_tokens(c, l, r, act);
-    if (cause == CAUSE_RETURNED) {
+    if (cause == CAUSE_RETURNED && !r->declined) {
         latency_add(&w->latency, r->latency_ns / NS_PER_US);
         marks_answered(&l->agent->ends, l->end_digest, r->completion_tokens);
         act->answered = true;
         act->latency_ns = r->latency_ns;
-    } else if (!l->first_byte) {
+    } else if (!l->first_byte || cause == CAUSE_RETURNED) {
         marks_failed(&l->agent->ends, l->end_digest);
     }
     l->agent->last_ns = c->now;

@@ -257,6 +257,7 @@ static struct core_conf core_conf_of(const struct server *s, const struct conf_s
                               .load_bound = conf->load_bound,
                               .load_slack = conf->load_slack,
                               .probe_failures = conf->probe_failures,
+                              .hash_seed = s->epoch,
                               .policy = conf->policy,
                               .default_policy = conf->default_policy};
 }

@@ -98,6 +98,8 @@ void stats_workflow(struct stats *st, const struct core *c, struct workflow *w)
     /* Restored with its totals: the counter takes up what the file does not have already. */
     if ((double)w->ended_requests > metric_value(l->requests))
         metric_add(l->requests, (double)w->ended_requests - metric_value(l->requests));
+    if (w->prompt_tokens > 0)
+        metric_set(l->hit_rate, workflow_hit_rate(w));
 }
 
 void stats_finished(struct stats *st, const struct workflow *w, const struct action *act)

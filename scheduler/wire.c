@@ -156,6 +156,9 @@ enum err wire_report(const Slipstream__V1__ReportItem *r, double scale, struct e
                                         .cached_tokens = r->cached_tokens,
                                         .completion_tokens = r->completion_tokens};
     out->report.latency_ns = (uint64_t)((double)(r->latency_us * NS_PER_US) * scale);
+    out->report.declined = r->status >= 400 && r->status < 500;
+    if (r->status >= 500 && out->report.err == ERR_OK) /* an answer, but not what was asked for */
+        out->report.err = ERR_ENGINE_PROTO;
     if (r->kind == SLIPSTREAM__V1__REPORT_KIND__REPORT_FAILED && out->report.err == ERR_OK)
         out->report.err = ERR_PROTO;
     return ERR_OK;

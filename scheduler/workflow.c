@@ -100,12 +100,18 @@ static void *pool_at(const struct pool *p, uint32_t slot)
     return pool_next(p, &slot, &handle);
 }
 
+/* Keys are public arithmetic: without a secret anybody could choose ids that crowd one place. */
+static uint64_t index_key(const struct core *c, uint64_t lo)
+{
+    return table_mix(lo ^ c->conf.hash_seed);
+}
+
 static struct workflow *find_by_key(struct core *c, uint64_t lo, uint64_t hi, struct text tenant,
                                     struct text id)
 {
     uint32_t cursor = 0, slot;
 
-    while ((slot = table_find(&c->workflow_index, lo, &cursor)) != UINT32_MAX) {
+    while ((slot = table_find(&c->workflow_index, index_key(c, lo), &cursor)) != UINT32_MAX) {
         struct workflow *w = pool_at(&c->workflows, slot);
 
         if (w->key_lo != lo || w->key_hi != hi)
@@ -151,7 +157,7 @@ static struct workflow *workflow_take(struct core *c, uint64_t lo, uint64_t hi)
     list_init(&w->leases);
     list_push(&c->by_age, &w->by_age);
     list_push(&c->idle, &w->idle);
-    table_add(&c->workflow_index, lo, pool_slot_of(handle));
+    table_add(&c->workflow_index, index_key(c, lo), pool_slot_of(handle));
     c->stats.workflows++;
     return w;
 }
@@ -202,7 +208,7 @@ void workflow_end(struct core *c, struct workflow *w)
     act->key_hi = w->key_hi;
     act->row = w->row;
     act->label = w->label;
-    table_remove(&c->workflow_index, w->key_lo, pool_slot_of(w->self));
+    table_remove(&c->workflow_index, index_key(c, w->key_lo), pool_slot_of(w->self));
     list_remove(&w->by_age);
     list_remove(&w->idle);
     name_drop(c, &w->name);
@@ -218,7 +224,8 @@ void workflow_restore(struct core *c, const struct restore_event *ev)
     struct engine *home;
     uint32_t cursor = 0, slot;
 
-    while ((slot = table_find(&c->workflow_index, ev->key_lo, &cursor)) != UINT32_MAX) {
+    while ((slot = table_find(&c->workflow_index, index_key(c, ev->key_lo), &cursor)) !=
+           UINT32_MAX) {
         w = pool_at(&c->workflows, slot);
         if (w->key_lo == ev->key_lo && w->key_hi == ev->key_hi)
             return;
@@ -277,14 +284,14 @@ void workflow_touch(struct core *c, struct workflow *w)
 
 /* ---- agents ---- */
 
-static uint64_t agent_key(const struct workflow *w, struct text id)
+static uint64_t agent_key(const struct core *c, const struct workflow *w, struct text id)
 {
-    return XXH3_64bits_withSeed(id.len > 0 ? id.p : "", id.len, w->key_lo);
+    return XXH3_64bits_withSeed(id.len > 0 ? id.p : "", id.len, w->key_lo ^ c->conf.hash_seed);
 }
 
 struct agent *agent_find(struct core *c, const struct workflow *w, struct text id)
 {
-    uint64_t key = agent_key(w, id);
+    uint64_t key = agent_key(c, w, id);
     uint32_t cursor = 0, slot;
 
     while ((slot = table_find(&c->agent_index, key, &cursor)) != UINT32_MAX) {
@@ -322,7 +329,7 @@ enum err agent_make(struct core *c, struct workflow *w, struct text id, struct a
     }
     a->self = handle;
     a->workflow = w->self;
-    a->key = agent_key(w, id);
+    a->key = agent_key(c, w, id);
     list_push(&w->agents, &a->node);
     table_add(&c->agent_index, a->key, pool_slot_of(handle));
     w->agent_count++;

@@ -396,6 +396,25 @@ static void another_attempt_is_not_another_request(void **state)
     fixture_close(&f);
 }
 
+static void declined_request_counts_but_says_nothing_about_caches(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    struct fixture f;
+    struct event done = {.type = EV_DONE};
+
+    (void)state;
+    fixture_open(&f, &conf, 1);
+    done.report.handle = place(&f, "w", "a").handle;
+    done.report.declined = true;
+    assert_int_equal(step(&f, &done), ERR_OK);
+    assert_int_equal(workflow_requests(workflow(&f, "w")), 1);
+    assert_int_equal(workflow(&f, "w")->prompt_tokens, 0);
+    assert_int_equal(workflow(&f, "w")->latency.count, 0);
+    assert_false(workflow(&f, "w")->estimated);
+    assert_int_equal(core_stats_get(f.core)->leases_ended[CAUSE_RETURNED], 1);
+    fixture_close(&f);
+}
+
 static void digests_of(uint64_t *d, uint32_t count, uint64_t seed)
 {
     for (uint32_t i = 0; i < count; i++)
@@ -515,6 +534,7 @@ int main(void)
         cmocka_unit_test(listing_goes_from_the_newest_to_the_oldest),
         cmocka_unit_test(totals_add_up_and_rates_follow),
         cmocka_unit_test(another_attempt_is_not_another_request),
+        cmocka_unit_test(declined_request_counts_but_says_nothing_about_caches),
         cmocka_unit_test(receipt_estimates_what_is_cached_where),
         cmocka_unit_test(cached_tokens_are_estimated_where_nobody_reports_them),
         cmocka_unit_test(batch_efficiency_falls_when_overlapping_siblings_prefill_the_same),

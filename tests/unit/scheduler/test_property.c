@@ -114,6 +114,7 @@ static void draw_event(struct world *w, struct event *ev)
             (struct report_event){.worker = draw(w, WORKERS + 1),
                                   .handle = draw(w, 400),
                                   .err = draw(w, 10) == 0 ? (enum err)draw(w, ERR_COUNT) : ERR_OK,
+                                  .declined = draw(w, 8) == 0,
                                   .has_usage = draw(w, 4) != 0,
                                   .has_cached = draw(w, 2) == 0,
                                   .prompt_tokens = draw(w, 50000),
@@ -158,7 +159,7 @@ static void world_open(struct world *w, const char *policy, uint64_t seed)
     conf.max_workflows = 40;
     conf.max_leases = 60;
     conf.max_agents = 4;
-    conf.workflow_ttl_ns = 200 * NS_PER_S;
+    conf.workflow_ttl_ns = 60 * NS_PER_S;
     conf.load_bound = 1.5;
     conf.load_slack = 2;
     fixture_open(&w->f, &conf, 0);
