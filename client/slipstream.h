@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLIPSTREAM_H
+#define SLIPSTREAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * libslipstream: talk to Slipstream's scheduler and mailbox from a C program.
+ *
+ * A handle (struct slipstream) is a pair of connections, each made when first needed and made again
+ * by itself after a failure. Calls block until they are answered or their time is up.
+ *
+ * Threads: one handle serves one call at a time, from any thread; the caller sees to that. Several
+ * threads that want to call at once open a handle each. The library starts threads of its own for
+ * input and output; they run no code of the caller and take no signals.
+ *
+ * Strings are UTF-8 and NUL-terminated, ids are 1 to 256 bytes without control characters. Strings
+ * that go in are borrowed for the length of the call. Results come out as plain structs; what ends
+ * in ** is allocated by the library and freed, with everything in it, by one slipstream_free().
+ *
+ * Functions answer 0 or one of enum slipstream_error; results are untouched on failure.
+ */
+
+/* Stable numbers: they are never reused. Others than these occur, as well; all of them have a code
+ * and a text. */
+enum slipstream_error {
+    SLIPSTREAM_OK = 0,
+    SLIPSTREAM_BUSY = 4,     /* a table of the other side is full: try again later */
+    SLIPSTREAM_TIMEOUT = 5,  /* no answer in time; the call may have had its effect */
+    SLIPSTREAM_GONE = 6,     /* the connection broke in the middle; likewise */
+    SLIPSTREAM_VERSION = 12, /* the other side speaks no version that we speak */
+    SLIPSTREAM_DENIED = 13,  /* the key is not accepted */
+    SLIPSTREAM_INVALID = 14, /* the arguments are not valid */
+    SLIPSTREAM_NOT_FOUND = 15,
+    SLIPSTREAM_TOO_LARGE = 16,
+    SLIPSTREAM_JSON = 18,        /* a payload is not JSON */
+    SLIPSTREAM_ID = 22,          /* an id is not valid */
+    SLIPSTREAM_DRAINING = 45,    /* the other side is shutting down */
+    SLIPSTREAM_WORKFLOW = 48,    /* no such workflow */
+    SLIPSTREAM_AGENT_LIMIT = 50, /* too many agents in this workflow */
+    SLIPSTREAM_MAILBOX_FULL = 51,
+    SLIPSTREAM_MAILBOX_DOWN = 52,  /* the mailbox could not be reached; nothing was done */
+    SLIPSTREAM_SCHEDULER_DOWN = 53 /* the scheduler could not be reached; nothing was done */
+};
+
+/* "mailbox_full": stable, for programs. Never NULL. Static. */
+const char *slipstream_error_code(int error);
+/* One sentence, for people. Never NULL. Static. */
+const char *slipstream_error_text(int error);
+/* Version of this library. Static. */
+const char *slipstream_version(void);
+
+struct slipstream;
+
+/* Zeroed is valid. */
+struct slipstream_options {
+    const char *scheduler_url; /* NULL: ipc:///run/slipstream/sock/scheduler */
+    const char *mailbox_url;   /* NULL: ipc:///run/slipstream/sock/mailbox */
+    const char *key;           /* API key; needed for tcp and tls+tcp, NULL on the same host */
+    const char *tls_ca_file;   /* PEM; for tls+tcp */
+    bool allow_plain_tcp;      /* tcp:// addresses are refused without */
+    const char *tenant;        /* NULL: "". Counts where no key decides it */
+    const char *name;          /* of this client, in the server's log; NULL: "client" */
+    uint32_t timeout_ms;       /* of each call, waiting for messages excepted; 0: 5000 */
+};
+
+/* Connects to nobody yet. ERR: SLIPSTREAM_INVALID. The options are copied. */
+int slipstream_open(const struct slipstream_options *options, struct slipstream **out);
+/* NULL is fine. */
+void slipstream_close(struct slipstream *s);
+/* What went wrong in the last call that failed, in words; "" at first. Valid until the next call.
+ */
+const char *slipstream_last_error(const struct slipstream *s);
+/* Frees any result of the functions below. NULL is fine. */
+void slipstream_free(void *result);
+
+/* ---- the fleet ---- */
+
+struct slipstream_scheduler_status {
+    char policy[64], version[32];
+    uint64_t epoch, uptime_ms, decisions;
+    uint32_t workflows, leases, waiting, clients, engines, engines_healthy;
+};
+struct slipstream_mailbox_status {
+    char version[32];
+    uint64_t uptime_ms, messages, bytes;
+    uint32_t boxes, workflows, waiting;
+};
+int slipstream_scheduler_status(struct slipstream *s, struct slipstream_scheduler_status *out);
+int slipstream_mailbox_status(struct slipstream *s, struct slipstream_mailbox_status *out);
+
+struct slipstream_engine {
+    const char *id, *address, *health_reason;
+    const char *const *models;
+    size_t model_count;
+    bool healthy, draining, priority;
+    uint32_t running, homed_workflows;
+    uint64_t home_tokens, requests, failures;
+};
+struct slipstream_engines {
+    size_t count;
+    const struct slipstream_engine *items;
+};
+int slipstream_engines_list(struct slipstream *s, struct slipstream_engines **out);
+
+/* ---- workflows ---- */
+
+struct slipstream_agent {
+    const char *id;
+    bool active; /* a request in flight or in the last minute */
+    uint32_t inflight, idle_ms;
+    uint64_t requests, prompt_tokens, cached_tokens, completion_tokens;
+};
+struct slipstream_workflow {
+    const char *id, *tenant, *state; /* "active" or "idle" */
+    const char *assigned_instance;   /* engine id, "" for none */
+    uint32_t active_agents, inflight, ttl_ms;
+    uint64_t total_requests, waits;
+    double cache_hit_rate; /* 0 to 1 */
+    bool cache_hit_estimated;
+    uint64_t created_ms, last_activity_ms; /* since 1970 */
+    uint64_t prompt_tokens, cached_tokens, completion_tokens, recomputed_tokens;
+    double latency_mean, latency_p50, latency_p99, waited_mean; /* seconds */
+    const struct slipstream_agent *agents;                      /* not in lists */
+    size_t agent_count;
+};
+struct slipstream_workflows {
+    size_t count;
+    const struct slipstream_workflow *items;
+    const char *cursor; /* of the next page, "" for none */
+};
+int slipstream_workflow_get(struct slipstream *s, const char *id, struct slipstream_workflow **out);
+/* Newest first. state: "active", "idle" or NULL; limit 0: 100; cursor NULL: from the start. */
+int slipstream_workflows_list(struct slipstream *s, const char *state, uint32_t limit,
+                              const char *cursor, struct slipstream_workflows **out);
+
+struct slipstream_ended {
+    uint32_t messages_dropped, messages_left; /* left: stay until delivered or expired */
+};
+/* Ends a workflow in the scheduler and closes its mailboxes; purge drops their messages.
+ * SLIPSTREAM_WORKFLOW: neither of the two knows it. out may be NULL. */
+int slipstream_workflow_end(struct slipstream *s, const char *id, bool purge,
+                            struct slipstream_ended *out);
+
+/* ---- messages ---- */
+
+/* To send: source, target, type and payload are needed. */
+struct slipstream_message {
+    const char *id;     /* sending: NULL, drawn by the mailbox */
+    const char *source; /* agent */
+    const char *target; /* agent, or "*": one copy for every agent of the workflow but the source */
+    const char *type;
+    const char *payload; /* JSON; need not be NUL-terminated when sent, is when received */
+    size_t payload_len;
+    const char *correlation_id, *reply_to, *group; /* NULL or "": none */
+    uint32_t priority;
+    uint32_t ttl_ms;                 /* sending; 0: the mailbox's own */
+    uint32_t attempt;                /* receiving; 1 = first delivery */
+    uint64_t created_ms, expires_ms; /* receiving; since 1970 */
+};
+
+struct slipstream_sent {
+    int error;      /* of this message: SLIPSTREAM_MAILBOX_FULL, ... */
+    const char *id; /* "" on failure */
+    const char *const *queued_for;
+    size_t queued_for_count;
+    uint32_t retry_ms; /* advice, where a repetition may help */
+};
+struct slipstream_sent_list {
+    size_t count; /* as many as were to be sent, in their order */
+    const struct slipstream_sent *items;
+};
+/* Sends 1 to 1000 messages of at most 3 MiB in all, in order. 0 means that the mailbox judged each
+ * of them: look at their errors. */
+int slipstream_send(struct slipstream *s, const char *workflow,
+                    const struct slipstream_message *messages, size_t count,
+                    struct slipstream_sent_list **out);
+
+struct slipstream_receive_options {
+    const char *workflow, *agent;
+    uint32_t max;     /* 0: 10 */
+    uint32_t wait_ms; /* how long to wait for the first message; 0: not at all */
+    const char *const *types;
+    size_t type_count; /* 0: all types */
+    bool peek;         /* look, and leave everything there */
+};
+struct slipstream_messages {
+    size_t count;
+    const struct slipstream_message *items;
+    uint32_t more; /* messages left in the mailbox */
+};
+/*
+ * The oldest messages of an agent. 0 and count 0: there was none in time. A message leaves the
+ * mailbox only after it has arrived here, so one whose reader dies in between comes again, with the
+ * next attempt.
+ */
+int slipstream_receive(struct slipstream *s, const struct slipstream_receive_options *options,
+                       struct slipstream_messages **out);
+
+struct slipstream_box {
+    uint32_t depth, waiting, oldest_ms, limit_messages;
+    uint64_t bytes, limit_bytes;
+    uint64_t sent, delivered, expired, rejected;
+};
+/* An agent that nobody has written to has an empty mailbox. */
+int slipstream_box_get(struct slipstream *s, const char *workflow, const char *agent,
+                       struct slipstream_box *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
