@@ -29,7 +29,7 @@ static enum err identity_from_headers(struct gw_request *r)
     header_get(r->req, "x-context-sharing", &h.context_sharing, &h.context_sharing_len);
     header_get(r->req, "x-workflow-priority", &h.priority, &h.priority_len);
     header_get(r->req, "x-workflow-final", &h.final, &h.final_len);
-    return identity_headers_add(&r->identity_head, &h);
+    return identity_headers_add(r->identity, &h);
 }
 
 /* Every generation, pooling and token call, and unknown paths that name a model. */
@@ -50,7 +50,7 @@ void api_generate(struct gw_request *r)
     }
     e = identity_from_headers(r);
     if (e != ERR_OK) {
-        respond_error(r, e, r->identity_head.err_param, NULL);
+        respond_error(r, e, r->identity->err_param, NULL);
         return;
     }
     look_start(r);

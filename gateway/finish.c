@@ -2,6 +2,7 @@
 #include "gateway/finish.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -400,5 +401,6 @@ void request_dispose(struct gw_request *r)
         h2o_buffer_dispose(&r->sending_buffer);
     tap_fini(&r->tap);
     buf_fini(&r->out);
+    free(r->identity);
     pool_give(&gw->requests, r->handle);
 }

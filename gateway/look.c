@@ -55,7 +55,7 @@ static const char *id_keep(struct gw_request *r, const struct inspect_id *id)
 static enum err identity_keep(struct gw_request *r, const struct inspect_metadata *md,
                               const char **param)
 {
-    struct identity *id = &r->identity_head;
+    struct identity *id = r->identity;
     enum err e = identity_body_add(id, md);
 
     if (e != ERR_OK) {

@@ -2,6 +2,7 @@
 #include "gateway/request.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -49,6 +50,10 @@ void gw_goto(struct gw_request *r, enum gw_state next, const char *why)
     metric_set(gw->m_state[r->state], metric_value(gw->m_state[r->state]) - 1);
     metric_set(gw->m_state[next], metric_value(gw->m_state[next]) + 1);
     list_remove(&r->node); /* whatever it waited on belonged to the old state */
+    if (r->state == GW_READING) {
+        free(r->identity);
+        r->identity = NULL;
+    }
     r->state = next;
     r->since_ns = clock_ns();
     memcpy(&limit_ms, (const char *)&gw->conf->gateway + steps[next].limit, sizeof(limit_ms));

@@ -87,8 +87,8 @@ struct gw_request {
     const struct gw_key *key;
     const char *path; /* upstream path with its query, or the path of an API call */
     size_t path_len;
-    h2o_iovec_t segments[2];       /* what {x} of the route matched, raw */
-    struct identity identity_head; /* from path and headers; the body may be stronger */
+    h2o_iovec_t segments[2];   /* what {x} of the route matched, raw */
+    struct identity *identity; /* from path and headers; READING only, the body may be stronger */
     const char *workflow_id, *agent_id, *parent_id, *group_id; /* in the h2o pool; "" = none */
     uint8_t strategy, priority;
     uint32_t group_size;

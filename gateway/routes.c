@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/routes.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/log.h"
+#include "common/must.h"
 #include "gateway/client.h"
 #include "gateway/finish.h"
 #include "gateway/head.h"
@@ -150,13 +152,15 @@ static void request_route(struct gw_request *r, enum listener listener)
     const char *why = NULL;
     enum err e;
 
+    r->identity = calloc(1, sizeof(*r->identity));
+    must(r->identity != NULL);
     r->path = raw.base;
     r->path_len = raw.len;
     r->route = listener == LISTENER_ADMIN ? &no_admin_route : &no_route;
     e = head_accept(r, &why);
     if (e == ERR_OK && listener == LISTENER_DATA && r->gw->conf->gateway.trust_workflow_path) {
-        e = identity_path(raw.base, raw.len, &r->identity_head, &r->path, &r->path_len);
-        why = r->identity_head.err_param;
+        e = identity_path(raw.base, raw.len, r->identity, &r->path, &r->path_len);
+        why = r->identity->err_param;
     }
     if (e == ERR_OK)
         e = route_find(r, listener);
