@@ -162,6 +162,14 @@ void client_kill(struct gw_request *r)
         shutdown(r->client->fd, SHUT_RDWR);
 }
 
+void client_poll_settle(h2o_socket_t *sock)
+{
+    if (h2o_socket_is_reading(sock))
+        h2o_socket_read_start(sock, sock->_cb.read);
+    else
+        h2o_socket_read_stop(sock);
+}
+
 void client_reset_on_close(struct gw_request *r)
 {
     struct linger hard = {.l_onoff = 1, .l_linger = 0};

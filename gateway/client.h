@@ -48,6 +48,10 @@ void client_watch(struct gw_request *r); /* from now on a leaving client is seen
 void client_before_final(struct gw_request *r); /* before the last h2o_send() */
 void client_kill(
     struct gw_request *r); /* makes h2o close the connection even with a write in flight */
+/* After a write: makes h2o's loop look again at what to poll for. A write that ended before its
+ * poll was set up leaves a poll for writability behind, and when that fires and nobody writes, h2o
+ * aborts. */
+void client_poll_settle(h2o_socket_t *sock);
 void client_reset_on_close(struct gw_request *r); /* an abort must not look like an end */
 /* Frees most of the memory of a body that nobody needs any more. */
 void client_drop_body(struct gw_request *r);

@@ -8,6 +8,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/must.h"
+#include "gateway/client.h"
 #include "gateway/phr.h"
 #include "gateway/worker.h"
 
@@ -136,6 +137,7 @@ static void on_written(h2o_socket_t *sock, const char *err)
 {
     struct link *l = sock->data;
 
+    client_poll_settle(sock);
     l->writing = false;
     if (err != NULL)
         l->write_failed =

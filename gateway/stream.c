@@ -235,6 +235,8 @@ void stream_on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     (void)req;
     r->sending = false;
     buffer_drop(r);
+    if (r->client != NULL)
+        client_poll_settle(r->client->sock);
     if (r->abort) {
         request_fail(r, r->end);
         return;
