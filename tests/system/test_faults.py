@@ -2,6 +2,7 @@
 """Engines that die, lie, stall and dribble; clients that leave or do not read."""
 import json
 import socket
+import threading
 import time
 
 import openai
@@ -284,6 +285,33 @@ def test_answer_while_the_request_is_still_written_is_passed_on(raw):
     a = raw.chat(text="x" * (8 << 20), timeout=30)
     assert (a.status, a.json()) == (413, error)
     assert raw.count() == 1
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("fresh", [False, True])
+def test_engine_that_reads_late_gets_the_whole_body(raw, fresh):
+    """Bodies that just fit into the socket: written at once, and the socket becomes writable again much later."""
+    for kb in (300, 600, 1000, 1500, 2000, 2500, 3000, 3800):
+        assert raw.chat().status == 200
+        if fresh:
+            raw.engine.drop()
+        go = threading.Event()
+
+        def reads_late(conn, request):
+            assert go.wait(secs(10))
+            re_.ok_json(conn, request)
+
+        raw.script(reads_late)
+        raw.engine.requests.clear()
+        with raw.client() as c:
+            c.request("POST", PATH, chat("raw", "x" * (kb << 10)))
+            raw.engine.wait_request()
+            for _ in range(3):
+                assert raw.get("/health").status == 200
+            go.set()
+            assert c.read_answer().status == 200
+        assert raw.get("/health").status == 200
+        assert len(raw.engine.requests[0].body) > kb << 10
 
 
 def test_stray_bytes_behind_an_answer_end_the_connection(raw):
