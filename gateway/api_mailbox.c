@@ -80,7 +80,7 @@ static enum err ttl_take(const struct member *m, message_msg *out)
         return ERR_TYPE;
     if (seconds <= 0 || seconds > 30 * 86400.0)
         return ERR_VALUE;
-    out->expires_ms = clock_wall_ms() + (uint64_t)(seconds * 1000);
+    out->ttl_ms = seconds < 0.001 ? 1 : (uint32_t)(seconds * 1000); /* 0 would be the default */
     return ERR_OK;
 }
 
