@@ -18,6 +18,7 @@
 
 #define BEAT_NS (50 * NS_PER_MS)
 #define STATS_EVERY 5u /* beats */
+#define WALL_SLACK_MS 100u
 
 /* ---- time ---- */
 
@@ -130,10 +131,22 @@ static void on_turn_end(void *arg)
     rpc_server_flush(s->rpc);
 }
 
+/* Kept while it holds, so that one moment always reads alike; taken anew when somebody set the
+ * clock. */
+static void wall_base_keep(struct server *s)
+{
+    uint64_t base = clock_wall_ms() - clock_ms();
+    uint64_t off = base > s->wall_base_ms ? base - s->wall_base_ms : s->wall_base_ms - base;
+
+    if (off > WALL_SLACK_MS)
+        s->wall_base_ms = base;
+}
+
 static void on_beat(struct timer *t)
 {
     struct server *s = container_of(t, struct server, beat);
 
+    wall_base_keep(s);
     shm_beat(&s->publisher.shm);
     proc_alive();
     if (s->beats++ % STATS_EVERY == 0)
@@ -537,6 +550,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     s->epoch = proc_random();
     s->started_ns = clock_ns();
     s->conf_epoch = proc_random() >> 32;
+    wall_base_keep(s);
     s->loop = loop_new();
     s->inbox = inbox_new();
     arena_init(&s->arena);

@@ -46,6 +46,7 @@ enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows)
     st->labels = calloc(st->label_count, sizeof(*st->labels));
     must(st->labels != NULL);
     label_open(st, &st->labels[OTHER], "_other", "");
+    metric_set(st->labels[OTHER].batch, 1);
     st->step = metric_get(st->metric, M_step, NULL);
     st->refused = metric_get(st->metric, M_calls_refused, NULL);
     return ERR_OK;

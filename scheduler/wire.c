@@ -250,9 +250,7 @@ Slipstream__V1__Agent **wire_agents(struct arena *a, const struct core *c, const
 
 static uint64_t wall_of(const struct wire_clock *clock, uint64_t at_ns)
 {
-    uint64_t ago = clock->now_ns > at_ns ? clock->now_ns - at_ns : 0;
-
-    return clock->wall_ms - (uint64_t)((double)ago / clock->scale / NS_PER_MS);
+    return clock->wall_base_ms + (uint64_t)((double)at_ns / clock->scale) / NS_PER_MS;
 }
 
 Slipstream__V1__Workflow *wire_workflow(struct arena *a, const struct core *c,

@@ -40,9 +40,9 @@ enum err wire_ref(const char *tenant, const char *id, const char *agent,
 
 /* A workflow as callers see it, from the arena; with_agents: at most agents_max of them. NULL: the
  * arena is full. */
-struct wire_clock {   /* what turns model time into the caller's */
-    uint64_t now_ns;  /* model */
-    uint64_t wall_ms; /* now */
+struct wire_clock {        /* what turns model time into the caller's */
+    uint64_t now_ns;       /* model */
+    uint64_t wall_base_ms; /* wall clock at time 0 */
     double scale;
     uint32_t ttl_ms;
 };
