@@ -145,6 +145,10 @@ void meters_flush(struct meters *m, struct mbox_core *c, uint32_t peers)
     metric_set(m->waiting, t.waiting);
     metric_set(m->unsettled, (double)t.unsettled);
     metric_set(m->peers, peers);
+}
+
+void meters_beat(struct meters *m)
+{
     metric_beat(m->metric);
 }
 

@@ -144,7 +144,7 @@ static void on_beat(struct timer *t)
 {
     struct server *s = container_of(t, struct server, beat_timer);
 
-    meters_flush(s->meters, s->core, (uint32_t)s->peers.count);
+    meters_beat(s->meters);
     proc_alive();
     timer_start(loop_timers(s->loop), t, clock_ns() + BEAT_NS);
 }
@@ -160,6 +160,7 @@ static void on_turn_end(void *arg)
         timer_start(loop_timers(s->loop), &s->core_timer, next);
     if (s->draining && !s->leaving)
         stop_when_drained(s);
+    meters_flush(s->meters, s->core, (uint32_t)s->peers.count);
     rpc_server_flush(s->rpc);
 }
 
