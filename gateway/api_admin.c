@@ -120,7 +120,7 @@ void api_engines(struct gw_request *r)
 
     if (host_is_refused(r))
         return;
-    fleet_refresh(f, clock_ns());
+    fleet_reread(f, clock_ns());
     buf_adds(&b, "{\"engines\":[");
     for (i = 0; i < f->count; i++) {
         const struct fleet_engine *e = &f->engines[i];

@@ -73,6 +73,13 @@ void fleet_refresh(struct fleet *f, uint64_t now_ns)
     rows_copy(f);
 }
 
+void fleet_reread(struct fleet *f, uint64_t now_ns)
+{
+    f->looked_ns = 0;
+    f->conf_epoch = UINT64_MAX;
+    fleet_refresh(f, now_ns);
+}
+
 bool fleet_is_fresh(const struct fleet *f)
 {
     return f->seg != NULL && shm_beat_age_ms(&f->shm) < BEAT_FRESH_MS;

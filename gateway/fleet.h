@@ -26,6 +26,9 @@ void fleet_fini(struct fleet *f);
 /* Attaches, or follows a successor's segment, and copies changed engine rows. Cheap; call it as
  * often as you like. */
 void fleet_refresh(struct fleet *f, uint64_t now_ns);
+/* Copies everything anew, load included: for those who look, and when a decision names what the
+ * copy does not have. */
+void fleet_reread(struct fleet *f, uint64_t now_ns);
 bool fleet_is_fresh(const struct fleet *f); /* the scheduler's heart beats: younger than 300 ms */
 const struct fleet_engine *fleet_engine_get(const struct fleet *f, uint32_t index,
                                             uint32_t generation); /* NULL: gone or changed */

@@ -156,6 +156,10 @@ static void decision_apply(struct gw_request *r, const decision_msg *d)
         r->place.held = true;
         fleet_refresh(&gw->fleet, clock_ns());
         e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+        if (e == NULL) { /* of a scheduler whose segment we have not opened yet */
+            fleet_reread(&gw->fleet, clock_ns());
+            e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+        }
         if (e == NULL) { /* the fleet changed under the decision */
             placement_failed(r, ERR_NO_ENGINE);
             respond_error(r, ERR_NO_ENGINE, NULL, NULL);

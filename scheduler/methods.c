@@ -286,7 +286,7 @@ static enum err on_resume(const struct call *c)
 static struct wire_clock clock_of(const struct server *s)
 {
     return (struct wire_clock){.now_ns = server_now(s),
-                               .wall_base_ms = s->wall_base_ms,
+                               .wall_base_ms = s->publisher.wall_base_ms,
                                .scale = s->scale,
                                .ttl_ms = s->conf->scheduler.workflow_ttl_ms};
 }

@@ -194,7 +194,6 @@ static uint64_t real_ms(const struct publisher *p, uint64_t model_ns)
 void publish_home(struct publisher *p, const struct core *c, struct workflow *w)
 {
     struct fleet_home h = {.key_lo = w->key_lo, .key_hi = w->key_hi, .engine = ENGINE_NONE};
-    uint64_t now = clock_ms();
     const struct engine *e;
 
     if (w->row == 0)
@@ -211,7 +210,7 @@ void publish_home(struct publisher *p, const struct core *c, struct workflow *w)
     h.live = 1;
     h.created_ms = real_ms(p, w->created_ns);
     h.last_ms = real_ms(p, w->last_ns);
-    h.created_wall_ms = clock_wall_ms() - (now > h.created_ms ? now - h.created_ms : 0);
+    h.created_wall_ms = p->wall_base_ms + h.created_ms;
     h.requests = w->ended_requests;
     h.prompt_tokens = w->prompt_tokens;
     h.cached_tokens = w->cached_tokens;

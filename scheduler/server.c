@@ -136,10 +136,10 @@ static void on_turn_end(void *arg)
 static void wall_base_keep(struct server *s)
 {
     uint64_t base = clock_wall_ms() - clock_ms();
-    uint64_t off = base > s->wall_base_ms ? base - s->wall_base_ms : s->wall_base_ms - base;
+    uint64_t *kept = &s->publisher.wall_base_ms;
 
-    if (off > WALL_SLACK_MS)
-        s->wall_base_ms = base;
+    if ((base > *kept ? base - *kept : *kept - base) > WALL_SLACK_MS)
+        *kept = base;
 }
 
 static void on_beat(struct timer *t)
@@ -408,6 +408,18 @@ static uint64_t from_real_ms(const struct server *s, uint64_t ms)
     return server_to_model(s, ms < UINT64_MAX / NS_PER_S ? ms * NS_PER_MS : 0);
 }
 
+/* A moment that the predecessor named keeps its name: its idea of the wall clock's zero was
+ * another, by a millisecond or by what somebody set it since. */
+static uint64_t created_of(const struct server *s, const struct fleet_home *h)
+{
+    uint64_t base = s->publisher.wall_base_ms, wall = h->created_wall_ms;
+    uint64_t ms = wall > base ? wall - base : 0;
+
+    if ((ms > h->created_ms ? ms - h->created_ms : h->created_ms - ms) > WALL_SLACK_MS)
+        ms = h->created_ms;
+    return from_real_ms(s, ms) + server_to_model(s, NS_PER_MS / 2); /* rounding finds it again */
+}
+
 static void homes_restore(struct server *s, const struct predecessor *before)
 {
     for (size_t i = 0; i < before->home_count; i++) {
@@ -419,7 +431,7 @@ static void homes_restore(struct server *s, const struct predecessor *before)
             .key_lo = h->key_lo,
             .key_hi = h->key_hi,
             .engine = e != NULL && e->generation == h->engine_generation ? h->engine : ENGINE_NONE,
-            .created_ns = from_real_ms(s, h->created_ms),
+            .created_ns = created_of(s, h),
             .last_ns = from_real_ms(s, h->last_ms),
             .requests = h->requests,
             .prompt_tokens = h->prompt_tokens,
@@ -463,6 +475,7 @@ static enum err fleet_open(struct server *s)
     if (err == ERR_OK)
         err = publish_open(&s->publisher, path, s->epoch, seed, s->scale);
     if (err == ERR_OK) {
+        wall_base_keep(s);
         publish_policy(&s->publisher, core_policy_name(s->core));
         engines_apply(s, changes);
         homes_restore(s, &before);
@@ -550,7 +563,6 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     s->epoch = proc_random();
     s->started_ns = clock_ns();
     s->conf_epoch = proc_random() >> 32;
-    wall_base_keep(s);
     s->loop = loop_new();
     s->inbox = inbox_new();
     arena_init(&s->arena);

@@ -51,10 +51,9 @@ struct server {
     bool fleet_changed;      /* more than load: workers without the segment must hear */
     double scale;
     uint64_t epoch, started_ns, conf_epoch, beats;
-    uint64_t wall_base_ms; /* wall clock at monotonic time 0 */
-    char *peer_key;        /* common.rpc_key_file; NULL: none */
-    char **keys;           /* API keys, as many as conf->key_count; NULL: unreadable */
-    int lock_fd;           /* run_dir/scheduler.lock */
+    char *peer_key; /* common.rpc_key_file; NULL: none */
+    char **keys;    /* API keys, as many as conf->key_count; NULL: unreadable */
+    int lock_fd;    /* run_dir/scheduler.lock */
     const char *urls[2];
     char url[216], ipc_url[216], ring_path[160];
 };
