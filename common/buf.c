@@ -21,7 +21,7 @@ void buf_clear(struct buf *b)
 char *buf_reserve(struct buf *b, size_t more)
 {
     must(more <= SIZE_MAX / 4 && b->len <= SIZE_MAX / 4);
-    if (b->cap - b->len < more) {
+    if (b->base == NULL || b->cap - b->len < more) {
         size_t cap = b->cap != 0 ? b->cap * 2 : 256;
 
         while (cap < b->len + more)
