@@ -1,0 +1,17 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# bench/run.sh NAME [--json FILE] [--rounds N] [--seconds S]
+# NAME: proxy, stream, bigbody, route, scale or all. See bench/README.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${BENCH_BUILD:-}" ]; then
+    {
+        [ -f build/release/build.ninja ] || cmake --preset release
+        cmake --build build/release
+    } >&2
+fi
+ulimit -n "$(ulimit -Hn)"
+export PYTHONDONTWRITEBYTECODE=1
+exec python3 bench/scenarios/main.py "$@"
