@@ -189,6 +189,7 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
     r->generator.stop = stream_on_stop;
     r->listener = h->listener;
     list_push(&h->gw->ready, &r->node);
+    worker_dispatch_soon(h->gw);
     return 0;
 }
 

@@ -85,14 +85,33 @@ static bool is_drained(const struct gw *gw, uint64_t now)
     return gw->draining && (gw->requests.used == 0 || now >= gw->drain_until_ns);
 }
 
+/*
+ * Runs as an h2o timer of no length, so at the end of the turn but inside the loop: only then does
+ * h2o complete, in the same turn, the writes that start here. Seen from outside they would stay
+ * pending over the next epoll_wait, be polled for room that they do not need, and the engine
+ * connection would count as still writing when its answer comes.
+ */
+static void on_dispatch(h2o_timeout_entry_t *entry)
+{
+    struct gw *gw = container_of(entry, struct gw, dispatch);
+
+    gw->look_more = routes_dispatch(gw);
+}
+
+void worker_dispatch_soon(struct gw *gw)
+{
+    gw->dispatch.cb = on_dispatch;
+    if (!h2o_timeout_is_linked(&gw->dispatch))
+        h2o_timeout_link(gw->ctx.loop, &gw->ctx.zero_timeout, &gw->dispatch);
+}
+
 /* Work that was started outside h2o's callbacks sits in its pending lists, and epoll would sleep
  * over it. */
-static int turn_wait_ms(const struct gw *gw, bool more, uint64_t now)
+static int turn_wait_ms(const struct gw *gw, uint64_t now)
 {
     uint64_t next = timers_next(&gw->timers), ms;
 
-    if (more || gw->ctx.loop->_pending_as_client != NULL ||
-        gw->ctx.loop->_pending_as_server != NULL)
+    if (gw->ctx.loop->_pending_as_client != NULL || gw->ctx.loop->_pending_as_server != NULL)
         return 0;
     if (next <= now)
         return 0;
@@ -102,19 +121,19 @@ static int turn_wait_ms(const struct gw *gw, bool more, uint64_t now)
 
 void worker_run(struct gw *gw)
 {
-    bool more = false;
     uint64_t now = clock_ns();
 
     gw->sweep.fire = on_sweep;
     timer_start(&gw->timers, &gw->sweep, now + SWEEP_NS);
     while (!is_drained(gw, now)) {
-        if (h2o_evloop_run(gw->ctx.loop, turn_wait_ms(gw, more, now)) != 0 && errno != EINTR) {
+        if (h2o_evloop_run(gw->ctx.loop, turn_wait_ms(gw, now)) != 0 && errno != EINTR) {
             log_error("loop_failed", "error=\"%s\"", strerror(errno));
             break;
         }
         now = clock_ns();
         timers_run(&gw->timers, now);
-        more = routes_dispatch(gw);
+        if (gw->look_more)
+            worker_dispatch_soon(gw);
         if (gw->scheduler != NULL)
             rpc_client_flush(gw->scheduler);
         if (gw->mailbox != NULL)

@@ -42,7 +42,9 @@ struct gw {
     struct rpc_host rpc_host;
     struct pool requests; /* struct gw_request */
     struct list ready;    /* READING: dispatched at the end of the loop turn */
-    struct list looking;  /* READING: big bodies, one after the other, a piece each turn */
+    h2o_timeout_entry_t dispatch;
+    bool look_more;      /* a big body waits for its next piece */
+    struct list looking; /* READING: big bodies, one after the other, a piece each turn */
     struct gw_scratch *scratch;
     struct buf head; /* where upstream heads are put together */
     struct fleet fleet;
@@ -81,6 +83,9 @@ struct gw {
 };
 
 void worker_run(struct gw *gw); /* until drained */
+
+/* Requests on gw->ready get their turn when everything that is readable now has been read. */
+void worker_dispatch_soon(struct gw *gw);
 void worker_count(struct gw *gw, enum gw_metric row, double v);
 void worker_error_count(struct gw *gw, enum err e); /* an error answer of our own */
 void worker_status_count(struct gw *gw, unsigned status);
