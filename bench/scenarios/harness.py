@@ -3,7 +3,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -62,6 +61,7 @@ class Process:
 
     def __init__(self, args, cpus, log, env=None):
         self.args = args
+        self.children = []
         self.log = open(log, "ab")
         self.child = subprocess.Popen(
             args,
@@ -80,15 +80,12 @@ class Process:
         return self.child.stdout.readline().decode()
 
     def pids(self):
-        """This process and its children (nginx has a master and workers)."""
-        found = [self.pid]
-        for tid in tasks(self.pid):
-            try:
-                with open(f"/proc/{self.pid}/task/{tid}/children") as f:
-                    found += [int(p) for p in f.read().split()]
-            except OSError:
-                pass
-        return found
+        return [self.pid] + self.children
+
+    def find_children(self):
+        """nginx has a master and workers."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as f:
+            self.children = [int(p) for p in f.read().split()]
 
     def stop(self):
         if self.child.poll() is None:
@@ -104,23 +101,15 @@ class Process:
         self.log.close()
 
 
-def tasks(pid):
-    try:
-        return os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-
-
 def cpu_ns(pids):
-    """CPU time of all threads of these processes."""
+    """CPU time of all threads of these processes, those that ended included. By the process's CPU
+    clock and not from /proc: reaping a process whose /proc files were read can take the kernel seconds."""
     total = 0
     for pid in pids:
-        for tid in tasks(pid):
-            try:
-                with open(f"/proc/{pid}/task/{tid}/schedstat") as f:
-                    total += int(f.read().split()[0])
-            except OSError:
-                pass
+        try:
+            total += time.clock_gettime_ns(~pid << 3 | 2)  # what clock_getcpuclockid(3) makes of a pid
+        except OSError:
+            pass
     return total
 
 
@@ -145,24 +134,18 @@ def machine_busy_s():
     return (v[0] + v[1] + v[2] + v[5] + v[6] + v[7]) / TICK
 
 
-def reaped_ns():
-    """CPU time of all children that have ended."""
-    r = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return int((r.ru_utime + r.ru_stime) * 1e9)
-
-
 class Window:
     """CPU that a process used between two instants, and how much of the machine others took."""
 
     def __init__(self, pids, ours):
         self.pids, self.ours = pids, ours
         self.t0, self.cpu0 = time.monotonic(), cpu_ns(pids)
-        self.busy0, self.all0 = machine_busy_s(), cpu_ns(ours) + reaped_ns()
+        self.busy0, self.all0 = machine_busy_s(), cpu_ns(ours)
 
     def close(self):
         self.seconds = time.monotonic() - self.t0
         self.cpu_us = (cpu_ns(self.pids) - self.cpu0) / 1e3
-        mine = (cpu_ns(self.ours) + reaped_ns() - self.all0) / 1e9
+        mine = (cpu_ns(self.ours) - self.all0) / 1e9
         busy = machine_busy_s() - self.busy0
         self.others = max(0.0, busy - mine) / (self.seconds * (os.cpu_count() or 1))
         self.load = self.cpu_us / 1e6 / self.seconds
@@ -285,6 +268,7 @@ def start_nginx(bench, upstream, cpus=TEST_CPUS, workers=1, buffering="on"):
                       REUSEPORT=" reuseport" if workers > 1 else "")
     p = bench.start([program("nginx"), "-p", folder, "-c", conf, "-e", os.path.join(folder, "e.log")], cpus)
     wait_http(f"http://127.0.0.1:{port}/health", p)
+    p.find_children()
     return Target(bench, port, p)
 
 
@@ -371,7 +355,6 @@ def run_wrk(bench, target, body, seconds, connections=64):
         p = bench.start(args + [f"-d{int(length)}s", f"http://127.0.0.1:{target.port}"], LOAD_CPUS, {"BODY": body})
         w = bench.window(target.pids())
         out = p.child.stdout.read().decode()
-        p.child.wait()
         bench.close(w)
         bench.stop(p)
     result = json.loads(next(row for row in out.splitlines() if row.startswith("{")))
