@@ -184,7 +184,8 @@ processes_stop() {
             sleep 0.05
         done
         if process_is_alive "$pid"; then
-            say "$name did not end by itself; killed" >&2
+            say "$name did not end by itself; killed. Its log ends:" >&2
+            tail -n 5 "$dir/$name.log" | sed 's/^/    /' >&2
             kill -9 "$pid" 2>/dev/null || true
         fi
         wait "$pid" 2>/dev/null || true
