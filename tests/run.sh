@@ -129,7 +129,8 @@ system() {
     SLIP_BUILD=build/$1 .venv/bin/python -m pytest tests/component tests/system ${long:+--long}
 }
 
-# The two commands of the README, on the bundled workload: workflow routing must have won.
+# The first command of the README, on the bundled workload: workflow routing must have won, by what
+# does not depend on how busy this machine is.
 demo() {
     local out=$logs/demo.json
     PORT=18080 ADMIN_PORT=19080 ENGINE_PORT=19101 deploy/run.sh --once --quick --build build/release --json "$out"
@@ -138,9 +139,9 @@ import json, sys
 rr, wf = json.load(open(sys.argv[1]))["policies"]
 assert (rr["policy"], wf["policy"]) == ("roundrobin", "workflow")
 assert rr["errors"] == wf["errors"] == 0, (rr["errors"], wf["errors"])
-assert wf["hit"] > rr["hit"] + 5, (rr["hit"], wf["hit"])
-assert wf["ttft_mean"] < rr["ttft_mean"], (rr["ttft_mean"], wf["ttft_mean"])
-assert wf["kv_held"] > 0 and wf["recomputed_tokens"] < rr["recomputed_tokens"]
+assert wf["hit"] > rr["hit"] + 10, (rr["hit"], wf["hit"])
+assert wf["recomputed_tokens"] < rr["recomputed_tokens"] / 5, (rr["recomputed_tokens"], wf["recomputed_tokens"])
+assert 0 < wf["kv_held"] < rr["kv_held"], (rr["kv_held"], wf["kv_held"])
 print("1 passed: workflow routing beats round-robin on the bundled workload")
 PY
 }
