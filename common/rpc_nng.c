@@ -859,8 +859,9 @@ static void listener_check(struct nngs *s, struct nngs_listener *l, nng_stat *al
         if (atomic_load(&s->pipe_adds) == l->probe_adds)
             listener_replace(s, l);
     } else if (failures != l->failures) {
-        l->failures = failures;
         probe_start(s, l);
+        if (l->probe >= 0)
+            l->failures = failures;
     }
 }
 

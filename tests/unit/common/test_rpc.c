@@ -3,7 +3,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,13 +10,10 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <nng/nng.h>
-#include <nng/protocol/reqrep0/req.h>
 
 #include "common/clock.h"
 #include "common/loop.h"
 #include "common/rpc.h"
-#include "common/rpc_frame.h"
 #include "proto/scheduler.pb-c.h"
 
 /*
@@ -557,171 +553,6 @@ static void a_refused_hello_is_told_with_its_reason(void **state)
     assert_int_equal(report(1), ERR_GONE);
 }
 
-/* ---- a stranger with a raw nng socket ---- */
-
-struct stranger {
-    nng_socket socket;
-    nng_aio *aio;
-    _Atomic bool is_answered;
-};
-
-static void stranger_on_answer(void *arg)
-{
-    ((struct stranger *)arg)->is_answered = true;
-}
-
-static void stranger_open(struct stranger *s)
-{
-    assert_int_equal(nng_req0_open(&s->socket), 0);
-    assert_int_equal(nng_aio_alloc(&s->aio, stranger_on_answer, s), 0);
-    assert_int_equal(nng_dial(s->socket, url, NULL, 0), 0);
-}
-
-static void stranger_close(struct stranger *s)
-{
-    nng_aio_free(s->aio);
-    nng_close(s->socket);
-}
-
-static void stranger_send(struct stranger *s, const void *p, size_t len)
-{
-    nng_msg *m;
-
-    assert_int_equal(nng_msg_alloc(&m, 0), 0);
-    nng_msg_append(m, p, len);
-    assert_int_equal(nng_sendmsg(s->socket, m, 0), 0);
-}
-
-static nng_msg *stranger_receive(struct stranger *s)
-{
-    nng_msg *m;
-
-    s->is_answered = false;
-    nng_aio_set_timeout(s->aio, ANY_MS);
-    nng_recv_aio(s->socket, s->aio);
-    turn_until(s->is_answered);
-    assert_int_equal(nng_aio_result(s->aio), 0);
-    m = nng_aio_get_msg(s->aio);
-    return m;
-}
-
-static void pack_frame(struct buf *b, uint64_t epoch, uint64_t seq, const struct frame_call *call,
-                       const ProtobufCMessage *body)
-{
-    uint8_t head[FRAME_HEAD_BYTES];
-
-    frame_write_head(head, &(struct frame_head){.proto = 1, .epoch = epoch, .seq = seq});
-    buf_clear(b);
-    buf_add(b, head, sizeof(head));
-    frame_add_call(b, call, body);
-}
-
-static uint32_t answer_status(const nng_msg *m, uint32_t method)
-{
-    struct frame_reader r;
-    struct frame_head head;
-    struct frame_call call;
-
-    assert_int_equal(frame_open(&r, nng_msg_body((nng_msg *)(uintptr_t)m), nng_msg_len(m), &head),
-                     ERR_OK);
-    assert_true(frame_next(&r, &call));
-    assert_int_equal(call.method, method);
-    return call.status;
-}
-
-static void a_hello_without_a_common_version_is_refused(void **state)
-{
-    Slipstream__V1__Hello hello;
-    struct stranger s;
-    struct buf b = {0};
-    nng_msg *m;
-
-    slipstream__v1__hello__init(&hello);
-    (void)state;
-    server_start(7);
-    stranger_open(&s);
-    hello.proto_min = RPC_PROTO_MAX + 1;
-    hello.proto_max = RPC_PROTO_MAX + 9;
-    hello.session = 99;
-    pack_frame(&b, 0, 0, &(struct frame_call){.id = 1, .method = FRAME_HELLO}, &hello.base);
-    stranger_send(&s, b.base, b.len);
-    m = stranger_receive(&s);
-    assert_int_equal(answer_status(m, FRAME_HELLO), ERR_VERSION);
-    nng_msg_free(m);
-    assert_int_equal(rpc_server_peers(server), 0);
-    buf_fini(&b);
-    stranger_close(&s);
-}
-
-static void a_frame_before_the_hello_or_of_another_epoch_is_told_to_say_hello(void **state)
-{
-    Slipstream__V1__Hello hello;
-    struct stranger s;
-    struct buf b = {0};
-    nng_msg *m;
-
-    slipstream__v1__hello__init(&hello);
-    (void)state;
-    server_start(7);
-    stranger_open(&s);
-    pack_frame(&b, 7, 1, &(struct frame_call){.id = 5, .method = RPC_METHOD_BASE}, NULL);
-    stranger_send(&s, b.base, b.len);
-    m = stranger_receive(&s);
-    assert_int_equal(answer_status(m, FRAME_HELLO), ERR_HELLO);
-    nng_msg_free(m);
-    hello.proto_min = hello.proto_max = RPC_PROTO_MAX;
-    hello.session = 99;
-    pack_frame(&b, 0, 0, &(struct frame_call){.id = 1, .method = FRAME_HELLO}, &hello.base);
-    stranger_send(&s, b.base, b.len);
-    m = stranger_receive(&s);
-    assert_int_equal(answer_status(m, FRAME_HELLO), ERR_OK);
-    nng_msg_free(m);
-    pack_frame(&b, 6, 1, &(struct frame_call){.id = 5, .method = RPC_METHOD_BASE}, NULL);
-    stranger_send(&s, b.base, b.len);
-    m = stranger_receive(&s);
-    assert_int_equal(answer_status(m, FRAME_HELLO), ERR_HELLO);
-    nng_msg_free(m);
-    assert_int_equal(served, 0);
-    buf_fini(&b);
-    stranger_close(&s);
-}
-
-static void garbage_costs_only_its_own_connection(void **state)
-{
-    struct stranger s;
-    uint8_t junk[600];
-    struct buf b = {0};
-    unsigned i, k;
-
-    (void)state;
-    server_start(7);
-    client_start();
-    srand(11);
-    stranger_open(&s);
-    for (i = 0; i < 200; i++) {
-        if (i % 2 == 0) {
-            for (k = 0; k < sizeof(junk); k++)
-                junk[k] = (uint8_t)rand();
-            stranger_send(&s, junk, (size_t)rand() % sizeof(junk));
-        } else { /* a good frame with one byte changed */
-            pack_frame(&b, 0, 0, &(struct frame_call){.id = 1, .method = FRAME_HELLO}, NULL);
-            b.base[(size_t)rand() % b.len] ^= (char)(1 << rand() % 8);
-            stranger_send(&s, b.base, b.len);
-        }
-        loop_turn(loop, 1);
-    }
-    buf_clear(&b); /* more calls than a frame may hold */
-    for (i = 0; i <= FRAME_CALLS_MAX; i++)
-        frame_add_call(&b, &(struct frame_call){.id = 1, .method = RPC_METHOD_BASE}, NULL);
-    stranger_send(&s, b.base, b.len);
-    stranger_close(&s);
-    buf_fini(&b);
-    assert_int_equal(place(1, 10000, NULL), ERR_OK);
-    turn_until(done_ok == 1);
-    assert_int_equal(served, 1);
-    assert_int_equal(downs, 0);
-}
-
 static void addresses_that_cannot_be_are_refused(void **state)
 {
     struct rpc_client_conf conf = {.url = "tcp://127.0.0.1:1", .name = "test"};
@@ -787,9 +618,6 @@ int main(void)
         both_carriers(a_peer_that_leaves_is_gone_after_its_grace),
         both_carriers(calls_under_way_end_when_the_client_closes),
         both_carriers(a_refused_hello_is_told_with_its_reason),
-        over_nng(a_hello_without_a_common_version_is_refused),
-        over_nng(a_frame_before_the_hello_or_of_another_epoch_is_told_to_say_hello),
-        over_nng(garbage_costs_only_its_own_connection),
         over_nng(addresses_that_cannot_be_are_refused),
     };
 
