@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "proto/shared.pb-c.h"
 
 /*
  * The client's end of a channel: calls and their fates.

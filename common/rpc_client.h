@@ -10,7 +10,6 @@
 #include "common/rpc_nng.h"
 #include "common/rpc_ring.h"
 #include "common/timers.h"
-#include "proto/shared.pb-c.h"
 
 /*
  * What the two files of the client's end share: rpc_client.c (calls) and rpc_link.c (the link).

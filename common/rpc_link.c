@@ -7,6 +7,7 @@
 #include "common/must.h"
 #include "common/rpc_client.h"
 #include "common/shm.h"
+#include "proto/shared.pb-c.h"
 
 /*
  * The client's link: hello, attaching the ring, frames coming in, going down and coming back.

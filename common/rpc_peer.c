@@ -10,6 +10,7 @@
 #include "common/must.h"
 #include "common/rpc_server.h"
 #include "common/shm.h"
+#include "proto/shared.pb-c.h"
 
 /*
  * Peers coming and going: pipes, hello, rings, the half second of grace.

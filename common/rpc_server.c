@@ -9,6 +9,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "proto/shared.pb-c.h"
 
 /*
  * The server's end of a channel: peers, their calls, their answers and events.

@@ -9,7 +9,6 @@
 #include "common/rpc_nng.h"
 #include "common/rpc_ring.h"
 #include "common/timers.h"
-#include "proto/shared.pb-c.h"
 
 /*
  * What the two files of the server's end share: rpc_server.c (calls, answers, events) and

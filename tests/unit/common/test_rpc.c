@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -29,7 +31,8 @@ static struct rpc_server *server;
 static struct rpc_client *client;
 static enum rpc_channel channel;
 static char dir[] = "/tmp/slip-rpc-XXXXXX";
-static char url[80], ring_path[80];
+static char url[100], ring_path[80];
+static bool is_tcp;
 static const char *urls[] = {url};
 
 /* what the server saw */
@@ -214,6 +217,7 @@ static void server_start(uint64_t epoch)
                                          .service = &slipstream__v1__scheduler__descriptor,
                                          .epoch = epoch,
                                          .max_peers = 8,
+                                         .allow_plain_tcp = is_tcp,
                                          .on_hello = on_hello,
                                          .on_call = on_call,
                                          .on_gone = on_gone};
@@ -234,6 +238,7 @@ static struct rpc_client *client_new(const char *key)
                                          .name = "test",
                                          .key = key,
                                          .channel = channel,
+                                         .allow_plain_tcp = is_tcp,
                                          .on_up = on_up,
                                          .on_down = on_down,
                                          .on_event = on_event};
@@ -553,6 +558,30 @@ static void a_refused_hello_is_told_with_its_reason(void **state)
     assert_int_equal(report(1), ERR_GONE);
 }
 
+static void a_call_is_answered_over_tcp_where_it_is_allowed(void **state)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char before[sizeof(url)];
+
+    (void)state;
+    /* A port that the kernel thinks free; nobody else asks for it between the two lines. */
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+    close(fd);
+    strcpy(before, url);
+    snprintf(url, sizeof(url), "tcp://127.0.0.1:%u", ntohs(addr.sin_port));
+    is_tcp = true;
+    server_start(7);
+    client_start();
+    strcpy(url, before);
+    is_tcp = false;
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    turn_until(done_ok == 1);
+    assert_false(rpc_peer_is_local(peer));
+}
+
 static void addresses_that_cannot_be_are_refused(void **state)
 {
     struct rpc_client_conf conf = {.url = "tcp://127.0.0.1:1", .name = "test"};
@@ -618,6 +647,7 @@ int main(void)
         both_carriers(a_peer_that_leaves_is_gone_after_its_grace),
         both_carriers(calls_under_way_end_when_the_client_closes),
         both_carriers(a_refused_hello_is_told_with_its_reason),
+        over_nng(a_call_is_answered_over_tcp_where_it_is_allowed),
         over_nng(addresses_that_cannot_be_are_refused),
     };
 
