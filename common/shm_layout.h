@@ -22,7 +22,8 @@ enum fleet_engine_flag {
     FLEET_PRIORITY = 1u << 3,     /* runs with priority scheduling */
     FLEET_USAGE_NEVER = 1u << 4,  /* never add include_usage */
     FLEET_USAGE_ALWAYS = 1u << 5, /* add it for requests without a workflow, too */
-    FLEET_PROBED = 1u << 6        /* health is known */
+    FLEET_PROBED = 1u << 6,       /* health is known */
+    FLEET_FLAGS = (1u << 7) - 1   /* all of them */
 };
 
 struct fleet_engine {    /* the scheduler's word about one engine */

@@ -66,7 +66,7 @@ static void workflow_add(struct buf *b, const workflow_msg *w)
     add_time(b, "created", w->created_ms);
     buf_adds(b, ",");
     add_time(b, "last_activity", w->last_activity_ms);
-    buf_addf(b, ",\"ttl_seconds\":%.0f,\"inflight\":%u,\"agents\":[", (double)w->ttl_ms / 1000.0,
+    buf_addf(b, ",\"ttl\":%.0f,\"inflight\":%u,\"agents\":[", (double)w->ttl_ms / 1000.0,
              w->inflight);
     for (i = 0; i < w->n_agents; i++) {
         if (i > 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/fleet.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +27,32 @@ void fleet_fini(struct fleet *f)
     f->seg = NULL;
 }
 
+static bool is_word(const char *s)
+{
+    for (; *s != '\0'; s++)
+        if ((unsigned char)*s <= 0x20 || (unsigned char)*s >= 0x7f)
+            return false;
+    return true;
+}
+
+/* What another process wrote is looked at after it was copied, and before it is believed. */
+static bool row_is_sane(struct fleet_engine *e)
+{
+    unsigned char address[16];
+    unsigned m;
+
+    e->id[sizeof(e->id) - 1] = e->host[sizeof(e->host) - 1] = e->address[sizeof(e->address) - 1] =
+        '\0';
+    for (m = 0; m < FLEET_ENGINE_MODELS; m++)
+        e->models[m][sizeof(e->models[m]) - 1] = '\0';
+    if (!(e->flags & FLEET_USED))
+        return e->flags == 0;
+    return (e->flags & ~(uint32_t)FLEET_FLAGS) == 0 && e->id[0] != '\0' && is_word(e->id) &&
+           is_word(e->host) && e->port > 0 && e->port <= 65535 &&
+           (inet_pton(AF_INET, e->address, address) == 1 ||
+            inet_pton(AF_INET6, e->address, address) == 1);
+}
+
 static void rows_copy(struct fleet *f)
 {
     uint32_t count = atomic_load_explicit(&f->seg->engine_count, memory_order_acquire);
@@ -33,17 +60,12 @@ static void rows_copy(struct fleet *f)
     uint32_t i;
 
     if (count > FLEET_ENGINES)
-        count = FLEET_ENGINES;
+        return;
     for (i = 0; i < count; i++) {
         const struct fleet_engine_row *row = &f->seg->engines[i];
 
-        if (!snapshot_read(&row->seq, row->words, &e, sizeof(e)))
-            continue;
-        e.id[sizeof(e.id) - 1] = e.host[sizeof(e.host) - 1] = e.address[sizeof(e.address) - 1] =
-            '\0';
-        for (unsigned m = 0; m < FLEET_ENGINE_MODELS; m++)
-            e.models[m][sizeof(e.models[m]) - 1] = '\0';
-        f->engines[i] = e;
+        if (snapshot_read(&row->seq, row->words, &e, sizeof(e)) && row_is_sane(&e))
+            f->engines[i] = e;
     }
     f->count = count;
 }
