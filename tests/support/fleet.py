@@ -349,12 +349,22 @@ class Fleet:
     def healthy_engines(self):
         return sorted(e["id"] for e in self.engine_rows().values() if e["healthy"])
 
-    def leases(self, worker=1):
-        """Requests in flight by the scheduler's books."""
-        return sum(e["running"] for e in self.engine_rows(worker).values())
+    def leases(self):
+        """Requests in flight by the scheduler's books; -1 when it cannot be asked."""
+        r = slipctl_run(self, "engines", "--json")
+        return sum(e["running"] for e in json.loads(r.stdout)["engines"]) if r.returncode == 0 else -1
 
     def wait_no_lease(self, seconds=5):
-        wait_until("no lease is held", seconds, lambda: self.leases() == 0, interval=0.03)
+        wait_until("no lease is held", seconds, lambda: self.leases() == 0, interval=0.02)
+
+    def links(self):
+        """How often each worker has met a scheduler."""
+        return [w.log().count(" scheduler_up ") for w in self.workers]
+
+    def wait_relinked(self, before, seconds=5):
+        """Until every worker has met another one since links() told before."""
+        wait_until("every worker has found the new scheduler", seconds,
+                   lambda: all(now > then for now, then in zip(self.links(), before)))
 
     def wait_engines(self, ids=None, seconds=10):
         want = sorted(ids if ids is not None else [e.id for e in self.engines])

@@ -18,17 +18,22 @@ def programs():
         pytest.exit(f"{BUILD}/bin lacks {', '.join(missing)}: build first (cmake --build {BUILD})", 2)
 
 
+def many_labels():
+    """So many tests share these fleets that the usual number of labelled workflows would not do."""
+    return {"scheduler": {"metrics_workflows": 1000}, "gateway": {"metrics_workflows": 1000}}
+
+
 @pytest.fixture(scope="session")
 def sim():
     """Two simulated engines, two workers. Leave everything running."""
-    with Fleet(engines=2, workers=2) as f:
+    with Fleet(engines=2, workers=2, **many_labels()) as f:
         yield f
 
 
 @pytest.fixture(scope="session", params=["nng", "shm"])
 def hop(request):
     """Three simulated engines and two workers, once over each carrier. Leave everything running."""
-    with Fleet(engines=3, workers=2, channel=request.param) as f:
+    with Fleet(engines=3, workers=2, channel=request.param, **many_labels()) as f:
         yield f
 
 

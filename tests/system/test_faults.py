@@ -83,11 +83,14 @@ def test_all_refuse_before_any_probe_noticed(pair):
 @pytest.mark.parametrize("step", ["read_and_close", "read_and_reset", "close_unread", "reset_unread"])
 def test_engine_that_dies_before_its_first_byte_is_replaced(pair, step):
     pair.engines[0].default = getattr(re_, step)
-    for i in range(6):
+
+    def tried():
         a = pair.chat()
         assert a.status == 200, a
         assert a.header("x-slipstream-engine") == "b"
-    assert pair.engines[0].count() >= 1
+        return pair.engines[0].count() >= 1
+
+    wait_until("the dying engine got a request", 5, tried)
     pair.wait_no_lease()
 
 
@@ -440,7 +443,7 @@ def test_pipelined_request_behind_a_hanging_one_does_not_hide_the_leaving(raw):
 
 @pytest.mark.asan_ok
 def test_client_that_does_not_read_holds_the_engine_back(raw):
-    flood = Flood(96 << 20)
+    flood = Flood(40 << 20)
     assert raw.chat().status == 200
     raw.script(flood)
     before = raw.worker.rss_kb()
@@ -449,12 +452,12 @@ def test_client_that_does_not_read_holds_the_engine_back(raw):
         head = c.read_head()
         assert head.status == 200
         sent = flood.wait_blocked()
-        assert sent < 48 << 20, f"{sent >> 20} MB were taken for a client that reads nothing"
+        assert sent < 20 << 20, f"{sent >> 20} MB were taken for a client that reads nothing"
         assert raw.worker.rss_kb() - before < 16384, "the worker hoards"
         total = 0
         while (piece := c.read_chunk()) is not None:
             total += len(piece)
-        assert total == flood.sent >= 96 << 20, "bytes were lost"
+        assert total == flood.sent >= 40 << 20, "bytes were lost"
     raw.wait_no_lease()
 
 
