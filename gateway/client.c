@@ -125,8 +125,13 @@ static void on_readable(h2o_socket_t *sock, const char *err)
 
     c = sock->on_close.data; /* sock->data belongs to h2o */
     r = c != NULL ? c->active : NULL;
-    if (r == NULL || r->finished)
+    if (r == NULL)
         return;
+    if (r->finished) { /* what comes now belongs to the next request; h2o reads it when ours is out
+                        */
+        h2o_socket_read_stop(sock);
+        return;
+    }
     if (err != NULL || (sock->ssl == NULL && has_left(c->fd))) {
         request_gone(r);
         return;

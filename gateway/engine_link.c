@@ -328,6 +328,17 @@ static enum err head_read(struct link *l)
     return ERR_OK;
 }
 
+/* The owner may take its time with the last bytes. Until it ends the exchange nothing more is read:
+ * an engine that closes now has said all it had to say. */
+static void exchange_complete(struct link *l)
+{
+    struct exchange *x = l->x;
+
+    h2o_socket_read_stop(l->sock);
+    x->ended = true;
+    x->ops->on_end(x->arg);
+}
+
 static void on_read_end(struct link *l, const char *err)
 {
     bool clean = err == h2o_socket_error_closed;
@@ -340,8 +351,7 @@ static void on_read_end(struct link *l, const char *err)
     if (l->framing == ANSWER_UNTIL_CLOSE && clean) {
         l->complete = true;
         l->keep = false;
-        x->ended = true;
-        x->ops->on_end(x->arg);
+        exchange_complete(l);
         return;
     }
     link_fail(l, ERR_TRUNCATED, false);
@@ -376,8 +386,7 @@ static void on_read(h2o_socket_t *sock, const char *err)
     }
     x->body_bytes += l->decoded - before;
     if (l->complete) {
-        x->ended = true;
-        x->ops->on_end(x->arg);
+        exchange_complete(l);
     } else if (l->decoded > before) {
         x->ops->on_data(x->arg);
     }

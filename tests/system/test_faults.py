@@ -461,6 +461,29 @@ def test_client_that_does_not_read_holds_the_engine_back(raw):
     raw.wait_no_lease()
 
 
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("framing", ["Content-Length", "chunked", "close"])
+def test_engine_that_closes_behind_its_answer_does_not_cut_it_off_for_a_slow_reader(raw, framing):
+    size = 24 << 20
+
+    def closes(conn, request):
+        conn.read_body(request)
+        if framing == "chunked":
+            conn.head("200 OK", "Content-Type: application/json", "Transfer-Encoding: chunked", "Connection: close")
+            conn.send(b"%x\r\n%s\r\n0\r\n\r\n" % (size, b" " * size))
+        else:
+            length = [f"Content-Length: {size}"] if framing == "Content-Length" else []
+            conn.head("200 OK", "Content-Type: application/json", "Connection: close", *length)
+            conn.send(b" " * size)
+        conn.close()
+
+    raw.script(closes)
+    with raw.client(rcvbuf=8192, timeout=60) as c:
+        c.request("POST", PATH, chat("raw", "slow reader of a closed answer"))
+        assert len(c.read_body(c.read_head())) == size
+    raw.wait_no_lease()
+
+
 def test_client_that_never_reads_is_given_up(pair):
     """write_timeout_ms: the request ends and the engine is let go, though the client keeps its connection."""
     flood = Flood(1 << 30)
