@@ -46,6 +46,16 @@ void buf_adds(struct buf *b, const char *s)
     buf_add(b, s, strlen(s));
 }
 
+void buf_add_number(struct buf *b, uint64_t v)
+{
+    char digits[20], *at = digits + sizeof(digits);
+
+    do
+        *--at = (char)('0' + v % 10);
+    while ((v /= 10) > 0);
+    buf_add(b, at, (size_t)(digits + sizeof(digits) - at));
+}
+
 void buf_vaddf(struct buf *b, const char *fmt, va_list ap)
 {
     char *at = buf_reserve(b, 64);

@@ -19,6 +19,7 @@ char *buf_reserve(struct buf *b,
                   size_t more); /* room for more bytes behind len; returns where they go */
 void buf_add(struct buf *b, const void *p, size_t n);
 void buf_adds(struct buf *b, const char *s);
+void buf_add_number(struct buf *b, uint64_t v); /* decimal, without printf */
 void buf_addf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void buf_vaddf(struct buf *b, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 void buf_add_json(struct buf *b, const char *s,

@@ -9,37 +9,42 @@
 
 #define HEADERS_MAX 128 /* h2o itself stops at 100 */
 
-static bool is_token_char(char c)
-{
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
-        return true;
-    return c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL;
-}
+/* RFC 9110's token characters. */
+static const bool token_chars[256] = {
+    ['!'] = true,         ['#'] = true,         ['$'] = true,         ['%'] = true, ['&'] = true,
+    ['\''] = true,        ['*'] = true,         ['+'] = true,         ['-'] = true, ['.'] = true,
+    ['^'] = true,         ['_'] = true,         ['`'] = true,         ['|'] = true, ['~'] = true,
+    ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['a' ... 'z'] = true,
+};
 
 static bool is_token(const char *s, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        if (!is_token_char(s[i]))
-            return false;
-    }
-    return len > 0;
+    bool all = len > 0;
+
+    for (size_t i = 0; i < len; i++)
+        all &= token_chars[(unsigned char)s[i]];
+    return all;
 }
 
 /* No control characters, the tab excepted. */
 static bool is_field_value(const char *s, size_t len)
 {
+    bool bad = false;
+
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)s[i];
 
-        if ((c < 0x20 && c != '\t') || c == 0x7f)
-            return false;
+        bad |= (c < 0x20) & (c != '\t');
+        bad |= c == 0x7f;
     }
-    return true;
+    return !bad;
 }
 
-static bool is_name(const char *name, size_t len, const char *expected)
+/* expected: lower case. Lengths and first letters tell most names apart. */
+static inline bool is_name(const char *name, size_t len, const char *expected)
 {
-    return len == strlen(expected) && strncasecmp(name, expected, len) == 0;
+    return len == strlen(expected) && (name[0] | 0x20) == expected[0] &&
+           strncasecmp(name, expected, len) == 0;
 }
 
 static bool is_length(const char *s, size_t len)
@@ -150,10 +155,20 @@ enum err head_check(const char *raw, size_t len, size_t max_bytes, struct head_f
 
 /* ---- which headers go through ---- */
 
-static bool is_listed(const char *name, size_t len, const char *const *list)
+struct name {
+    const char *text;
+    size_t len;
+};
+#define NAME(text)             \
+    {                          \
+        text, sizeof(text) - 1 \
+    }
+
+static bool is_listed(const char *name, size_t len, const struct name *list)
 {
-    for (; *list != NULL; list++) {
-        if (is_name(name, len, *list))
+    for (; list->text != NULL; list++) {
+        if (len == list->len && (name[0] | 0x20) == list->text[0] &&
+            strncasecmp(name, list->text, len) == 0)
             return true;
     }
     return false;
@@ -185,24 +200,32 @@ static bool is_ours(const char *name, size_t len)
 {
     static const char prefix[] = "x-slipstream-";
 
-    return len >= sizeof(prefix) - 1 && strncasecmp(name, prefix, sizeof(prefix) - 1) == 0;
+    return len >= sizeof(prefix) - 1 && (name[0] | 0x20) == 'x' &&
+           strncasecmp(name, prefix, sizeof(prefix) - 1) == 0;
 }
 
 /* Of one connection only, or saying where a message ends: both sides set their own. */
-static const char *const hop_by_hop[] = {
-    "connection", "keep-alive",        "proxy-connection", "proxy-authenticate", "te",
-    "trailer",    "transfer-encoding", "upgrade",          "content-length",     NULL};
+static const struct name hop_by_hop[] = {NAME("connection"),
+                                         NAME("keep-alive"),
+                                         NAME("proxy-connection"),
+                                         NAME("proxy-authenticate"),
+                                         NAME("te"),
+                                         NAME("trailer"),
+                                         NAME("transfer-encoding"),
+                                         NAME("upgrade"),
+                                         NAME("content-length"),
+                                         {NULL, 0}};
 
 bool head_may_forward(const char *name, size_t name_len, const char *value, size_t value_len,
                       const char *connection, size_t connection_len)
 {
-    static const char *const denied[] = {"host",
-                                         "expect",
-                                         "proxy-authorization",
-                                         "http2-settings",
-                                         "x-vllm-priority",
-                                         "x-data-parallel-rank",
-                                         NULL};
+    static const struct name denied[] = {NAME("host"),
+                                         NAME("expect"),
+                                         NAME("proxy-authorization"),
+                                         NAME("http2-settings"),
+                                         NAME("x-vllm-priority"),
+                                         NAME("x-data-parallel-rank"),
+                                         {NULL, 0}};
 
     return is_token(name, name_len) && is_field_value(value, value_len) &&
            !is_listed(name, name_len, hop_by_hop) && !is_listed(name, name_len, denied) &&
@@ -213,7 +236,8 @@ bool head_may_forward(const char *name, size_t name_len, const char *value, size
 bool head_may_return(const char *name, size_t name_len, const char *value, size_t value_len)
 {
     /* h2o writes a Date and a Server of its own. */
-    static const char *const denied[] = {"x-request-id", "date", "server", "alt-svc", NULL};
+    static const struct name denied[] = {
+        NAME("x-request-id"), NAME("date"), NAME("server"), NAME("alt-svc"), {NULL, 0}};
 
     return is_token(name, name_len) && is_field_value(value, value_len) &&
            !is_listed(name, name_len, hop_by_hop) && !is_listed(name, name_len, denied) &&

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/placement.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "proto/scheduler.pb-c.h"
@@ -21,7 +20,10 @@ typedef Slipstream__V1__ReportItem report_msg;
 
 static void text_set(char *dst, size_t size, const char *s)
 {
-    snprintf(dst, size, "%s", s != NULL ? s : "");
+    size_t n = s != NULL ? strnlen(s, size - 1) : 0;
+
+    memcpy(dst, s != NULL ? s : "", n);
+    dst[n] = '\0';
 }
 
 static uint32_t remaining_ms(const struct gw_request *r, uint64_t now)

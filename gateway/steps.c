@@ -142,7 +142,8 @@ static size_t upstream_make(struct gw_request *r, const struct fleet_engine *e)
     buf_adds(b, "x-request-id: ");
     buf_adds(b, r->id);
     if (r->req->entity.base != NULL) {
-        buf_addf(b, "\r\ncontent-length: %zu", splice_length(&r->splices, r->req->entity.len));
+        buf_adds(b, "\r\ncontent-length: ");
+        buf_add_number(b, splice_length(&r->splices, r->req->entity.len));
         n = splice_apply(&r->splices, r->req->entity.base, r->req->entity.len, pieces);
     }
     buf_adds(b, "\r\n\r\n");

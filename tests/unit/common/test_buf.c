@@ -60,6 +60,20 @@ static void formats_append(void **state)
     assert_memory_equal(b.base, "42-xxx", 6);
 }
 
+static void numbers_append_as_decimals(void **state)
+{
+    struct buf b = {0};
+
+    (void)state;
+    buf_add_number(&b, 0);
+    buf_adds(&b, " ");
+    buf_add_number(&b, 1234567890);
+    buf_adds(&b, " ");
+    buf_add_number(&b, UINT64_MAX);
+    assert_string_equal(buf_cstr(&b), "0 1234567890 18446744073709551615");
+    buf_fini(&b);
+}
+
 static void json_strings_are_escaped(void **state)
 {
     static const char hard[] = "a\"b\\c\nd\x01\x7f\xc3\xa9";
