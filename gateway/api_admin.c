@@ -4,6 +4,7 @@
 
 #include "common/clock.h"
 #include "gateway/finish.h"
+#include "gateway/keys.h"
 #include "gateway/routes.h"
 #include "gateway/worker.h"
 
@@ -29,7 +30,7 @@ static bool host_is_refused(struct gw_request *r)
     h2o_iovec_t host = r->req->authority;
     size_t i;
 
-    if (r->listener != LISTENER_ADMIN || is_loopback_name(host.base, host.len))
+    if (is_loopback_name(host.base, host.len))
         return false;
     for (i = 0; i < more->count; i++)
         if (h2o_memis(host.base, host.len, more->items[i], strlen(more->items[i])))
@@ -39,18 +40,30 @@ static bool host_is_refused(struct gw_request *r)
     return true;
 }
 
+bool admin_is_refused(struct gw_request *r, bool changes)
+{
+    if (host_is_refused(r))
+        return true;
+    if (!changes || keys_is_admin(r))
+        return false;
+    if (r->gw->conf->gateway.admin_key_file[0] != '\0')
+        respond_error(r, ERR_AUTH, NULL, "Changes on the admin listener need the admin key.");
+    else
+        respond_error(r, ERR_DENIED, NULL,
+                      "Changes on the admin listener need gateway.admin_key_file.");
+    return true;
+}
+
 void api_health(struct gw_request *r)
 {
-    if (!host_is_refused(r))
-        respond(r, 200, "application/json", "{\"status\":\"ok\"}", 15);
+    respond(r, 200, "application/json", "{\"status\":\"ok\"}", 15);
 }
 
 void api_version(struct gw_request *r)
 {
     static const char body[] = "{\"version\":\"" SLIP_VERSION "\",\"server\":\"slipstream\"}";
 
-    if (!host_is_refused(r))
-        respond(r, 200, "application/json", body, sizeof(body) - 1);
+    respond(r, 200, "application/json", body, sizeof(body) - 1);
 }
 
 /* Ready: there is a scheduler, or a fleet to decide on alone, and at least one live engine. */
@@ -62,8 +75,6 @@ void api_ready(struct gw_request *r)
     struct buf b = {0};
     uint32_t i;
 
-    if (host_is_refused(r))
-        return;
     fleet_refresh(&gw->fleet, clock_ns());
     for (i = 0; i < gw->fleet.count; i++)
         alive += (gw->fleet.engines[i].flags & FLEET_USED) &&
@@ -95,8 +106,6 @@ void api_metrics(struct gw_request *r)
     struct buf b = {0};
     enum err e;
 
-    if (host_is_refused(r))
-        return;
     if (r->listener == LISTENER_DATA && !r->gw->conf->gateway.public_metrics) {
         respond_error(r, ERR_PATH, NULL, NULL);
         return;
@@ -118,8 +127,6 @@ void api_engines(struct gw_request *r)
     bool first = true;
     uint32_t i;
 
-    if (host_is_refused(r))
-        return;
     fleet_reread(f, clock_ns());
     buf_adds(&b, "{\"engines\":[");
     for (i = 0; i < f->count; i++) {
@@ -151,8 +158,6 @@ void api_config(struct gw_request *r)
 {
     struct buf b = {0};
 
-    if (host_is_refused(r))
-        return;
     conf_print(r->gw->conf, &b);
     respond_buf(r, 200, "application/yaml", &b);
 }

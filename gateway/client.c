@@ -35,6 +35,25 @@ static struct client *client_of(struct gw *gw, int fd)
     return fd >= 0 && (size_t)fd < gw->by_fd_count ? gw->by_fd[fd] : NULL;
 }
 
+static struct client *client_behind(const struct gw_request *r)
+{
+    h2o_socket_t *s = r->req->conn->callbacks->get_socket(r->req->conn);
+
+    return s != NULL ? client_of(r->gw, h2o_socket_get_fd(s)) : NULL;
+}
+
+/* One who opens streams only to reset them has us start work for nothing, as fast as he can write.
+ */
+static void reset_count(struct gw_request *r)
+{
+    struct client *c = client_behind(r);
+
+    if (c == NULL || ++c->resets != r->gw->conf->gateway.http2_reset_budget + 1)
+        return;
+    log_info("client_closed", "fd=%d reason=\"too many streams were reset\"", c->fd);
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 static void on_sock_close(void *data)
 {
     struct client *c = data;
@@ -75,12 +94,14 @@ void client_accepted(struct gw *gw, h2o_socket_t *sock)
 
 void client_attach(struct gw_request *r)
 {
-    h2o_socket_t *s;
+    struct client *c = client_behind(r);
 
-    if (!is_http1(r))
+    if (!is_http1(r)) {
+        if (c != NULL)
+            c->is_http2 = true;
         return;
-    s = r->req->conn->callbacks->get_socket(r->req->conn);
-    r->client = client_of(r->gw, h2o_socket_get_fd(s));
+    }
+    r->client = c;
     if (r->client != NULL) {
         r->client->active = r;
         r->client->pipelined = false;
@@ -90,6 +111,8 @@ void client_attach(struct gw_request *r)
 
 void client_detach(struct gw_request *r)
 {
+    if (!is_http1(r) && !r->finished)
+        reset_count(r);
     if (r->client != NULL) {
         r->client->active = NULL;
         r->client->idle_since_ns = clock_ns();
@@ -253,6 +276,8 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
         const h2o_buffer_t *in = c->sock->input;
         uint64_t limit_ms;
 
+        if (c->is_http2)
+            continue;
         if (c->active != NULL) {
             if (c->pipelined && !c->active->finished && has_closed(c->fd))
                 request_gone(c->active);
@@ -283,7 +308,7 @@ void clients_drain(struct gw *gw)
     {
         struct client *c = container_of(n, struct client, node);
 
-        if (c->active == NULL && c->sock->input->size == 0)
+        if (!c->is_http2 && c->active == NULL && c->sock->input->size == 0)
             shutdown(c->fd, SHUT_RD);
     }
 }

@@ -30,7 +30,9 @@ struct client {
         first_byte_ns; /* first_byte: of a head or body that is not complete yet; 0 = none */
     int fd;
     bool answered_408;
-    bool pipelined; /* more than one request is here, so reading would not tell that it has left */
+    bool is_http2;   /* its streams and its idle time are h2o's business */
+    unsigned resets; /* HTTP/2: streams that ended before their answer did */
+    bool pipelined;  /* more than one request is here, so reading would not tell that it has left */
 };
 
 void client_accepted(struct gw *gw, h2o_socket_t *sock); /* before h2o_accept() */

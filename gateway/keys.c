@@ -17,6 +17,7 @@ struct gw_key {
     char tenant[201];
     char engine[64]; /* not empty: sent to this engine */
     char *secret;    /* engines only */
+    bool is_admin;   /* opens the admin listener, and nothing else */
     uint32_t max_requests, active;
 };
 
@@ -79,6 +80,11 @@ enum err keys_load(struct gw *gw, const struct conf *conf)
     for (i = 0; i < conf->engine_count && e == ERR_OK; i++)
         if (conf->engines[i].key_file[0] != '\0')
             e = key_add(gw, conf->engines[i].key_file, "", conf->engines[i].id, 0);
+    if (e == ERR_OK && conf->gateway.admin_key_file[0] != '\0') {
+        e = key_add(gw, conf->gateway.admin_key_file, "", "", 0);
+        if (e == ERR_OK)
+            gw->keys[gw->key_count - 1].is_admin = true;
+    }
     return e;
 }
 
@@ -93,24 +99,50 @@ void keys_free(struct gw *gw)
     gw->key_count = 0;
 }
 
+static struct gw_key *key_find(const struct gw *gw, const unsigned char *hash, bool is_admin)
+{
+    struct gw_key *found = NULL;
+    size_t i;
+
+    for (i = 0; i < gw->key_count; i++)
+        if (gw->keys[i].engine[0] == '\0' && gw->keys[i].is_admin == is_admin &&
+            CRYPTO_memcmp(gw->keys[i].hash, hash, sizeof(gw->keys[i].hash)) == 0)
+            found = &gw->keys[i];
+    return found;
+}
+
+void keys_replace(struct gw *gw, struct gw *fresh)
+{
+    uint32_t cursor = 0;
+    uint64_t handle;
+    struct gw_request *r;
+
+    while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL) {
+        struct gw_key *k = r->key != NULL ? key_find(fresh, r->key->hash, false) : NULL;
+
+        if (k != NULL)
+            k->active++;
+        r->key = k;
+    }
+    keys_free(gw);
+    gw->keys = fresh->keys;
+    gw->key_count = fresh->key_count;
+    fresh->keys = NULL;
+    fresh->key_count = 0;
+}
+
 static bool has_client_keys(const struct gw *gw)
 {
     return gw->conf->key_count > 0;
 }
 
-enum err keys_check(struct gw_request *r)
+/* The hash of the key that a request shows. false: it shows none. */
+static bool shown_hash(const struct gw_request *r, unsigned char hash[SHA256_DIGEST_LENGTH])
 {
-    struct gw *gw = r->gw;
     const h2o_headers_t *hs = &r->req->headers;
-    unsigned char hash[SHA256_DIGEST_LENGTH];
     h2o_iovec_t v = {NULL, 0};
-    struct gw_key *found = NULL;
-    ssize_t at;
-    size_t i;
+    ssize_t at = h2o_find_header(hs, H2O_TOKEN_AUTHORIZATION, -1);
 
-    if (!has_client_keys(gw))
-        return ERR_OK;
-    at = h2o_find_header(hs, H2O_TOKEN_AUTHORIZATION, -1);
     if (at >= 0) {
         v = hs->entries[at].value;
         if (v.len > 7 && h2o_lcstris(v.base, 7, H2O_STRLIT("bearer ")))
@@ -123,12 +155,27 @@ enum err keys_check(struct gw_request *r)
             v = hs->entries[at].value;
     }
     if (v.len == 0)
-        return ERR_AUTH;
+        return false;
     SHA256((const unsigned char *)v.base, v.len, hash);
-    for (i = 0; i < gw->key_count; i++)
-        if (gw->keys[i].engine[0] == '\0' &&
-            CRYPTO_memcmp(gw->keys[i].hash, hash, sizeof(hash)) == 0)
-            found = &gw->keys[i];
+    return true;
+}
+
+bool keys_is_admin(const struct gw_request *r)
+{
+    unsigned char hash[SHA256_DIGEST_LENGTH];
+
+    return r->listener == LISTENER_ADMIN && shown_hash(r, hash) &&
+           key_find(r->gw, hash, true) != NULL;
+}
+
+enum err keys_check(struct gw_request *r)
+{
+    unsigned char hash[SHA256_DIGEST_LENGTH];
+    struct gw_key *found;
+
+    if (!has_client_keys(r->gw) || keys_is_admin(r))
+        return ERR_OK;
+    found = shown_hash(r, hash) ? key_find(r->gw, hash, false) : NULL;
     if (found == NULL)
         return ERR_AUTH;
     if (found->max_requests > 0 && found->active >= found->max_requests)

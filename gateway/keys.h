@@ -13,11 +13,16 @@ struct gw_request;
 
 enum err keys_load(struct gw *gw, const struct conf *conf); /* logs what is wrong with which file */
 void keys_free(struct gw *gw);
+/* The keys that fresh has loaded take the place of gw's, also for requests that run: what these
+ * hold of a key's limit they hold of the same key afterwards. fresh is left without any. */
+void keys_replace(struct gw *gw, struct gw *fresh);
 /* First line of a file without white space around it, to be freed; NULL: unreadable or empty. */
 char *keys_secret_read(const char *path);
 /* Sets r->tenant and r->key from "Authorization: Bearer" or "x-api-key"; ERR_AUTH. Everybody is
  * welcome while no key is configured. */
 enum err keys_check(struct gw_request *r);
+/* Does it show the key of gateway.admin_key_file? Such a request needs no other. */
+bool keys_is_admin(const struct gw_request *r);
 void keys_release(struct gw_request *r);
 const char *keys_of_engine(const struct gw *gw,
                            const char *engine_id); /* NULL: the client's own goes through */

@@ -80,6 +80,13 @@ static void watch_remove(void *ctx, void *watch)
 
 /* ---- signals ---- */
 
+static void body_budget_set(struct gw *gw)
+{
+    gw->body_budget = gw->conf->gateway.body_budget_bytes;
+    if (gw->body_budget == 0)
+        gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
+}
+
 static void drain_begin(struct gw *gw)
 {
     if (gw->draining)
@@ -93,31 +100,37 @@ static void drain_begin(struct gw *gw)
     clients_drain(gw);
 }
 
+/* Time limits, budgets and keys change at once; addresses, channels and certificates need a
+ * restart. */
+static void conf_take(struct gw *gw, struct conf *fresh)
+{
+    struct gw keys = {.conf = fresh};
+
+    if (keys_load(&keys, fresh) != ERR_OK) {
+        log_error("reload_refused", "reason=\"a key cannot be read\"");
+        keys_free(&keys);
+        conf_free(fresh);
+        return;
+    }
+    keys_replace(gw, &keys);
+    fresh->common.channel = gw->conf->common.channel;
+    log_set_level((enum log_level)fresh->common.log_level);
+    conf_free(gw->conf);
+    gw->conf = fresh;
+    body_budget_set(gw);
+    log_info("reloaded", "file=%s", fresh->path);
+}
+
 static void conf_reload(struct gw *gw)
 {
     struct conf *fresh = NULL;
     struct buf errors = {0};
 
     proc_reloading();
-    if (conf_load(gw->conf->path, &fresh, &errors) != ERR_OK) {
+    if (conf_load(gw->conf->path, &fresh, &errors) == ERR_OK)
+        conf_take(gw, fresh);
+    else
         log_error("reload_refused", "errors=\"%s\"", buf_cstr(&errors));
-    } else {
-        struct gw probe = {.conf = fresh};
-
-        /* Time limits, budgets and keys change at once; addresses and channels need a restart. */
-        if (keys_load(&probe, fresh) == ERR_OK && gw->requests.used == 0) {
-            keys_free(gw);
-            gw->keys = probe.keys;
-            gw->key_count = probe.key_count;
-        } else {
-            keys_free(&probe);
-        }
-        fresh->common.channel = gw->conf->common.channel;
-        log_set_level((enum log_level)fresh->common.log_level);
-        conf_free(gw->conf);
-        gw->conf = fresh;
-        log_info("reloaded", "file=%s", fresh->path);
-    }
     buf_fini(&errors);
     proc_ready("running");
 }
@@ -185,6 +198,7 @@ static enum err server_open(struct gw *gw)
     gw->config.http1.upgrade_to_http2 = conf->http2;
     gw->config.http1.req_timeout =
         (uint64_t)conf->keepalive_timeout_ms + conf->body_timeout_ms + 5000;
+    gw->config.http2.idle_timeout = conf->keepalive_timeout_ms;
     gw->config.max_request_entity_size = (size_t)conf->max_body_bytes + H2O_BODY_HEADROOM;
     data = h2o_config_register_host(&gw->config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
     admin = h2o_config_register_host(&gw->config, h2o_iovec_init(H2O_STRLIT("admin")), 65535);
@@ -261,9 +275,7 @@ static enum err gw_open(struct gw *gw)
     pool_init(&gw->requests, sizeof(struct gw_request), gw->conf->gateway.max_requests);
     look_init(gw);
     fleet_init(&gw->fleet, gw->conf->common.run_dir);
-    gw->body_budget = gw->conf->gateway.body_budget_bytes;
-    if (gw->body_budget == 0)
-        gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
+    body_budget_set(gw);
     gw->retry_tokens = 10;
     gw->retry_at_ns = clock_ns();
     e = server_open(gw);

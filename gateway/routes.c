@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/routes.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,18 +94,29 @@ static bool path_is_plain(const char *path, size_t len)
     return true;
 }
 
+/* The workflow API is ours alone: nothing under it is passed on, and its errors are problems. */
+static bool is_workflow_path(const char *path, size_t len)
+{
+    static const char own[] = "/v1/workflows";
+    size_t n = sizeof(own) - 1;
+
+    return len >= n && memcmp(path, own, n) == 0 && (len == n || path[n] == '/');
+}
+
 /* Finds the row. ERR_METHOD where only the method does not fit. */
 static enum err route_find(struct gw_request *r, enum listener listener)
 {
     const char *query = memchr(r->path, '?', r->path_len);
     size_t len = query != NULL ? (size_t)(query - r->path) : r->path_len, i;
     h2o_iovec_t method = r->req->method;
-    bool other_method = false;
+    bool other_method = false, is_own = is_workflow_path(r->path, len);
 
-    r->route = listener == LISTENER_ADMIN ? &no_admin_route : &no_route;
+    r->route = listener == LISTENER_ADMIN || is_own ? &no_admin_route : &no_route;
     for (i = 0; i < ROUTE_COUNT; i++) {
         const struct route *row = &routes[i];
 
+        if (is_own && strchr(row->path, '*') != NULL)
+            continue;
         if (!(row->listener & listener) || !path_matches(row->path, r->path, len, r->segments))
             continue;
         if (h2o_memis(method.base, method.len, row->method, strlen(row->method))) {
@@ -173,7 +185,31 @@ static void request_route(struct gw_request *r, enum listener listener)
         respond_error(r, e, NULL, e == ERR_HEAD ? why : NULL);
         return;
     }
+    if (listener == LISTENER_ADMIN && admin_is_refused(r, strcmp(r->route->method, "GET") != 0))
+        return;
     r->route->handle(r);
+}
+
+/* There is no room for one more request, not even to refuse it as one. */
+static void refuse_busy(struct gw *gw, h2o_req_t *req)
+{
+    struct buf body = {0};
+    h2o_iovec_t out;
+    char seconds[16];
+    int n = snprintf(seconds, sizeof(seconds), "%d", (err_retry_ms(ERR_BUSY) + 999) / 1000);
+
+    respond_error_body(&body, DIALECT_OPENAI, ERR_BUSY, NULL, NULL, "");
+    out = h2o_strdup(&req->pool, body.base, body.len);
+    buf_fini(&body);
+    req->res.status = (int)err_http(ERR_BUSY);
+    req->res.reason = respond_reason(err_http(ERR_BUSY));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
+                   H2O_STRLIT("application/json"));
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("retry-after"), 0, NULL,
+                          h2o_strdup(&req->pool, seconds, (size_t)n).base, (size_t)n);
+    worker_error_count(gw, ERR_BUSY);
+    worker_status_count(gw, err_http(ERR_BUSY));
+    h2o_send_inline(req, out.base, out.len);
 }
 
 static int on_req(h2o_handler_t *self, h2o_req_t *req)
@@ -182,7 +218,7 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
     struct gw_request *r = request_new(h->gw, req);
 
     if (r == NULL) {
-        h2o_send_error_503(req, "Service Unavailable", "busy", 0);
+        refuse_busy(h->gw, req);
         return 0;
     }
     r->generator.proceed = stream_on_proceed;

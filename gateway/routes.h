@@ -14,6 +14,10 @@ void routes_register(struct gw *gw, h2o_hostconf_t *host, enum listener listener
  * once. */
 bool routes_dispatch(struct gw *gw);
 
+/* What the admin listener wants of every request: a Host that is meant, and for changes the admin
+ * key. true: it has been refused with an answer. */
+bool admin_is_refused(struct gw_request *r, bool changes);
+
 /* Endpoints; routes.def says which. */
 void api_generate(struct gw_request *r);
 void api_models(struct gw_request *r);

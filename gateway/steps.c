@@ -93,24 +93,40 @@ static void splices_make(struct gw_request *r, const struct fleet_engine *e)
     }
 }
 
-static void upstream_headers(struct gw_request *r, struct buf *b)
+/* What all Connection headers name; there may be several. */
+static h2o_iovec_t connection_of(struct gw_request *r)
 {
     const h2o_headers_t *hs = &r->req->headers;
     ssize_t at = h2o_find_header(hs, H2O_TOKEN_CONNECTION, -1);
-    const char *connection = at >= 0 ? hs->entries[at].value.base : NULL;
-    size_t connection_len = at >= 0 ? hs->entries[at].value.len : 0, i;
+    h2o_iovec_t all = {NULL, 0};
+
+    for (; at >= 0; at = h2o_find_header(hs, H2O_TOKEN_CONNECTION, at)) {
+        const h2o_iovec_t *v = &hs->entries[at].value;
+
+        all = all.base == NULL
+                  ? *v
+                  : h2o_concat(&r->req->pool, all, h2o_iovec_init(H2O_STRLIT(",")), *v);
+    }
+    return all;
+}
+
+static void upstream_headers(struct gw_request *r, struct buf *b)
+{
+    const h2o_headers_t *hs = &r->req->headers;
+    h2o_iovec_t connection = connection_of(r);
     const char *engine_key = keys_of_engine(r->gw, r->place.engine_id);
+    size_t i;
 
     for (i = 0; i < hs->size; i++) {
         const h2o_header_t *h = &hs->entries[i];
 
-        if (!head_may_forward(h->name->base, h->name->len, h->value.base, h->value.len, connection,
-                              connection_len))
+        if (!head_may_forward(h->name->base, h->name->len, h->value.base, h->value.len,
+                              connection.base, connection.len))
             continue;
         if (h->name == &H2O_TOKEN_ACCEPT_ENCODING->buf ||
             h2o_memis(h->name->base, h->name->len, H2O_STRLIT("x-request-id")))
             continue; /* the tap reads plain text; the id is ours */
-        if ((engine_key != NULL || r->gw->key_count > 0) &&
+        if ((engine_key != NULL || r->gw->conf->key_count > 0) &&
             (h->name == &H2O_TOKEN_AUTHORIZATION->buf ||
              h2o_memis(h->name->base, h->name->len, H2O_STRLIT("x-api-key"))))
             continue; /* a key of ours is not for engines */

@@ -495,6 +495,18 @@ def test_client_that_never_reads_is_given_up(pair):
     pair.wait_no_lease()
 
 
+@pytest.mark.asan_ok
+def test_request_beyond_the_last_place_is_503():
+    with re_.RawEngine("raw") as engine, \
+            Fleet(engines=[engine], workers=1, with_mailbox=False, gateway={"max_requests": 1}) as f:
+        engine.script(re_.hang)
+        with f.client() as c:
+            c.request("POST", PATH, chat("raw", "takes the only place"))
+            engine.wait_request()
+            check_openai(f.chat(), "busy", status=503, has_id=False)
+        wait_until("the place is free again", 5, lambda: f.chat().status == 200)
+
+
 def test_slow_head_is_408(pair):
     with pair.client() as c:
         c.send(b"POST " + PATH.encode() + b" HTTP/1.1\r\nHost: t\r\n")

@@ -233,7 +233,7 @@ def test_upstream_request_is_framed_by_us(raw):
             ("X-Hop", "1"), ("Keep-Alive", "timeout=5"), ("Proxy-Authorization", "Basic x"), ("TE", "trailers"),
             ("Trailer", "X-T"), ("Upgrade", "websocket"), ("X-Slipstream-Engine", "evil"), ("X-Workflow-ID", "framed"),
             ("X-Data-Parallel-Rank", "3"), ("X-Vllm-Priority", "-100"), ("HTTP2-Settings", "AAMAAABk"),
-            ("Accept", "application/json"), ("User-Agent", "probe/1")]
+            ("Accept", "application/json"), ("User-Agent", "probe/1"), ("Connection", "X-Late"), ("X-Late", "1")]
     with raw.client() as c:
         c.request("POST", PATH, BODY, sent, host="public.example:81")
         assert c.read_answer().status == 200
@@ -246,7 +246,7 @@ def test_upstream_request_is_framed_by_us(raw):
     assert r.header("accept") == "application/json"
     assert r.header("user-agent") == "probe/1"
     assert len(r.header_all("x-request-id")) == 1
-    for gone in ("transfer-encoding", "keep-alive", "proxy-authorization", "te", "trailer", "upgrade", "x-hop",
+    for gone in ("transfer-encoding", "keep-alive", "proxy-authorization", "te", "trailer", "upgrade", "x-hop", "x-late",
                  "x-slipstream-engine", "x-data-parallel-rank", "x-vllm-priority", "http2-settings", "expect"):
         assert r.header(gone) is None, (gone, r.headers)
 

@@ -159,6 +159,13 @@ def test_unknown_workflow_is_404_problem(hop):
         check_problem(a, "workflow_not_found", 404)
 
 
+@pytest.mark.parametrize("method, path, code", [
+    ("POST", "/v1/workflows", "method_not_allowed"), ("POST", "/v1/workflows/w/unknown", "path_not_found"),
+    ("GET", "/v1/workflows/w/unknown", "path_not_found"), ("PATCH", "/v1/workflows/w", "method_not_allowed")])
+def test_everything_under_workflows_is_ours_and_errs_as_a_problem(hop, method, path, code):
+    check_problem(hop.fetch(method, path, chat("sim", "for no engine")), code)
+
+
 def test_delete_ends_a_workflow(hop):
     w = new("ends")
     hop.chat("x", wf(w))
