@@ -286,7 +286,8 @@ def start_gateway(bench, upstream, channel, cpus=TEST_CPUS, workers=1, load_cpus
     conf = bench.fill("slipstream.yaml.in", os.path.join(folder, "slipstream.yaml"), PORT=port, DIR=folder,
                       UPSTREAM=upstream.port, CHANNEL=channel)
     # With channel none too: the fleet segment, which only the scheduler writes, names the engines.
-    helpers = [bench.start([program("slipstream-scheduler"), "--config", conf], load_cpus)]
+    helpers = [bench.start([program(name), "--config", conf], load_cpus)
+               for name in ("slipstream-scheduler", "slipstream-mailbox")]
     front = [bench.start([program("slipstream-gateway"), "--config", conf, "--instance", str(i + 1)], cpus)
              for i in range(workers)]
     for p in front:
