@@ -2,6 +2,7 @@
 #include "gateway/engine_link.h"
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@
 #include "common/fault.h"
 #include "common/must.h"
 #include "gateway/client.h"
+#include "gateway/acks.h"
 #include "gateway/phr.h"
 #include "gateway/worker.h"
 
@@ -16,6 +18,7 @@ struct engine_pool {
     struct list idle; /* kept connections, the most recently used last; none has an exchange */
     unsigned idle_count;
     uint32_t generation;
+    struct acks_engine acks;
     struct sockaddr_storage addr;
     socklen_t addr_len;
 };
@@ -35,8 +38,10 @@ struct link {
     enum answer_framing framing;
     uint64_t left; /* FRAMING_LENGTH: bytes to come */
     struct phr_chunked_decoder chunks;
-    size_t last_len; /* of an incomplete head: what was parsed in vain */
-    size_t decoded;  /* bytes at the front of sock->input that belong to the body */
+    bool is_stream;
+    struct acks acks; /* of the stream in progress */
+    size_t last_len;  /* of an incomplete head: what was parsed in vain */
+    size_t decoded;   /* bytes at the front of sock->input that belong to the body */
 };
 
 static void on_read(h2o_socket_t *sock, const char *err);
@@ -195,6 +200,7 @@ static void pool_follow(struct engine_pool *p, uint32_t generation)
     while (!list_is_empty(&p->idle))
         idle_close(p, container_of(list_first(&p->idle), struct link, node));
     p->generation = generation;
+    p->acks = (struct acks_engine){0};
 }
 
 static void link_dial(struct link *l)
@@ -247,7 +253,7 @@ void exchange_start(struct exchange *x, struct gw *gw, uint32_t engine, uint32_t
     l->bufs = bufs;
     l->buf_count = count;
     l->is_head = is_head;
-    l->any_byte = l->complete = l->write_failed = l->paused = false;
+    l->any_byte = l->complete = l->write_failed = l->paused = l->is_stream = false;
     l->last_len = l->decoded = 0;
     if (l->sock != NULL)
         request_write(l);
@@ -296,6 +302,14 @@ static enum err body_decode(struct link *l)
     return ERR_OK;
 }
 
+static void stream_piece_seen(struct link *l)
+{
+    int off = 0;
+
+    if (acks_on_piece(&l->acks, &l->gw->pools[l->engine].acks, clock_ns()))
+        setsockopt(h2o_socket_get_fd(l->sock), IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off));
+}
+
 /* The head, if it is all there. ERR_BUSY: needs more. */
 static enum err head_read(struct link *l)
 {
@@ -322,6 +336,8 @@ static enum err head_read(struct link *l)
     l->keep = a.keep_alive && a.framing != ANSWER_UNTIL_CLOSE;
     memset(&l->chunks, 0, sizeof(l->chunks));
     l->chunks.consume_trailer = 1;
+    l->is_stream = a.is_event_stream;
+    l->acks = (struct acks){0};
     l->x->head_seen = true;
     l->x->ops->on_head(l->x->arg, &a);
     h2o_buffer_consume(&l->sock->input, a.head_bytes);
@@ -384,6 +400,8 @@ static void on_read(h2o_socket_t *sock, const char *err)
         link_fail(l, e, false);
         return;
     }
+    if (l->is_stream)
+        stream_piece_seen(l);
     x->body_bytes += l->decoded - before;
     if (l->complete) {
         exchange_complete(l);

@@ -10,6 +10,8 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -265,13 +267,14 @@ static void on_readable(struct upstream *u, struct conn *c)
 
 static void on_accept(struct upstream *u)
 {
-    int fd;
+    int fd, one = 1;
 
     while ((fd = accept4(u->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct conn *c = calloc(1, sizeof(*c));
         struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
 
         must(c != NULL);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* as uvicorn and Node do */
         c->fd = fd;
         list_init(&c->slot);
         if (epoll_ctl(u->ep, EPOLL_CTL_ADD, fd, &ev) != 0)
