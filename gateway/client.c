@@ -18,8 +18,6 @@
 #include "gateway/request.h"
 #include "gateway/worker.h"
 
-#define DROP_MIN_BYTES 1024u
-
 /* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
  * size must be there. */
 static __thread h2o_buffer_prototype_t stub_prototype = {
@@ -217,7 +215,7 @@ void client_drop_body(struct gw_request *r)
         return;
     s = r->client->sock;
     used = (size_t)(r->req->entity.base + r->req->entity.len - s->input->bytes);
-    if (s->ssl != NULL || s->input->size != used || used < DROP_MIN_BYTES)
+    if (s->ssl != NULL || s->input->size != used)
         return;
     old = s->input;
     h2o_buffer_init(&stub, &stub_prototype);
