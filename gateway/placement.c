@@ -204,7 +204,8 @@ static bool is_go(const uint8_t *body, size_t len)
 /* An answer that nobody waits for any more. What it brought goes back. */
 static void on_late(void *arg, uint64_t wire, enum err status, const uint8_t *body, size_t len)
 {
-    if (status == ERR_OK && is_go(body, len))
+    /* An answer that never came may have been a lease, too. */
+    if (status == ERR_TIMEOUT || (status == ERR_OK && is_go(body, len)))
         lease_give_back(arg, wire);
 }
 
@@ -237,6 +238,7 @@ static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *
             respond_error(r, ERR_SCHEDULER_DOWN, NULL, NULL);
         break;
     case ERR_TIMEOUT:
+        lease_give_back(gw, wire);
         if (!placement_try_alone(r))
             respond_error(r, ERR_NO_ANSWER, NULL, NULL);
         break;
