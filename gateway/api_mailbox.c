@@ -23,6 +23,7 @@
 #define RECEIVE_DEFAULT 10u
 #define RECEIVE_MAX 1000u
 #define WAIT_MAX_S 60.0
+#define POLL_SLACK_MS 1000u /* then nobody will end this poll any more */
 
 typedef Slipstream__V1__Message message_msg;
 
@@ -343,16 +344,20 @@ static void settle(struct gw *gw, uint64_t delivery, bool done)
     rpc_send(gw->mailbox, MBOX_SETTLE, &q.base);
 }
 
+static void unpark(struct gw *gw, uint64_t poll)
+{
+    Slipstream__V1__UnparkRequest q;
+
+    slipstream__v1__unpark_request__init(&q);
+    q.poll = poll;
+    rpc_send(gw->mailbox, MBOX_UNPARK, &q.base);
+}
+
 /* A message is gone only once the answer was written out; if the client broke off it goes back. */
 static void on_receive_dispose(struct gw_request *r)
 {
-    if (r->polling) {
-        Slipstream__V1__UnparkRequest q;
-
-        slipstream__v1__unpark_request__init(&q);
-        q.poll = r->handle;
-        rpc_send(r->gw->mailbox, MBOX_UNPARK, &q.base);
-    }
+    if (r->polling)
+        unpark(r->gw, r->handle);
     settle(r->gw, r->delivery, r->end == ERR_OK && r->finished);
 }
 
@@ -382,11 +387,36 @@ static void on_received(struct gw_request *r, enum err status, const uint8_t *bo
         respond_error(r, status != ERR_OK ? status : ERR_PROTO, NULL, NULL);
         return;
     }
-    if (reply->parked)
+    if (reply->parked) {
         r->polling = true;
-    else
+        r->deadline_ns = clock_ns() + (r->receive_wait_ms + POLL_SLACK_MS) * NS_PER_MS;
+        timer_start(&r->gw->timers, &r->timer, r->deadline_ns);
+    } else {
         receive_answer(r, reply);
+    }
     slipstream__v1__receive_reply__free_unpacked(reply, NULL);
+}
+
+/* Its reader has left, or had its time: what came goes back. */
+static void on_received_late(void *arg, uint64_t handle, enum err status, const uint8_t *body,
+                             size_t len)
+{
+    Slipstream__V1__ReceiveReply *reply =
+        status == ERR_OK ? slipstream__v1__receive_reply__unpack(NULL, len, body) : NULL;
+
+    if (reply == NULL)
+        return;
+    if (reply->parked)
+        unpark(arg, handle);
+    settle(arg, reply->delivery, false);
+    slipstream__v1__receive_reply__free_unpacked(reply, NULL);
+}
+
+static void on_receive_answer(void *arg, uint64_t handle, enum err status, const uint8_t *body,
+                              size_t len)
+{
+    if (!ask_answer(arg, handle, status, body, len))
+        on_received_late(arg, handle, status, body, len);
 }
 
 void message_delivered(struct gw *gw, const uint8_t *body, size_t len)
@@ -423,7 +453,7 @@ static void receive_ask(struct gw_request *r)
         n++;
     q.n_types = n;
     q.types = (char **)(uintptr_t)r->types;
-    ask_mailbox(r, MBOX_RECEIVE, &q.base, on_received);
+    ask_mailbox_keep(r, MBOX_RECEIVE, &q.base, on_received, on_receive_answer, on_received_late);
 }
 
 void message_poll_again(struct gw_request *r)

@@ -10,22 +10,33 @@
 
 #define ASK_TIMEOUT_MS 5000u
 
-static void on_answer(void *arg, uint64_t handle, enum err status, const uint8_t *body, size_t len)
+bool ask_answer(struct gw *gw, uint64_t handle, enum err status, const uint8_t *body, size_t len)
 {
-    struct gw *gw = arg;
     struct gw_request *r = request_find(gw, handle);
     ask_done_fn *done;
 
     if (r == NULL || r->state != GW_ASKING || r->asked == NULL)
-        return;
+        return false;
     done = r->asked;
     r->asked = NULL;
     if (status == ERR_GONE || status == ERR_CANCELLED || status == ERR_HELLO)
         status = r->asked_down;
     done(r, status, body, len);
+    return true;
 }
 
-static void ask(struct gw_request *r, struct rpc_client *c, enum err down, unsigned method,
+static void on_answer(void *arg, uint64_t handle, enum err status, const uint8_t *body, size_t len)
+{
+    ask_answer(arg, handle, status, body, len);
+}
+
+struct way { /* how a call's answer comes back */
+    struct rpc_client *client;
+    enum err down;
+    rpc_done_fn *answer, *late;
+};
+
+static void ask(struct gw_request *r, struct way w, unsigned method,
                 const ProtobufCMessage *request, ask_done_fn *done)
 {
     enum err e;
@@ -33,29 +44,36 @@ static void ask(struct gw_request *r, struct rpc_client *c, enum err down, unsig
     if (r->state != GW_ASKING)
         gw_goto(r, GW_ASKING, "a call");
     r->asked = done;
-    r->asked_down = down;
-    if (c == NULL || !rpc_client_is_up(c)) {
+    r->asked_down = w.down;
+    if (w.client == NULL || !rpc_client_is_up(w.client)) {
         r->asked = NULL;
-        done(r, down, NULL, 0);
+        done(r, w.down, NULL, 0);
         return;
     }
-    e = rpc_call(c, method, request, ASK_TIMEOUT_MS, on_answer, r->gw, r->handle, NULL);
+    e = rpc_call(w.client, method, request, ASK_TIMEOUT_MS, w.answer, r->gw, r->handle, w.late);
     if (e != ERR_OK) {
         r->asked = NULL;
-        done(r, e == ERR_GONE ? down : e, NULL, 0);
+        done(r, e == ERR_GONE ? w.down : e, NULL, 0);
     }
 }
 
 void ask_scheduler(struct gw_request *r, unsigned method, const ProtobufCMessage *request,
                    ask_done_fn *done)
 {
-    ask(r, r->gw->scheduler, ERR_SCHEDULER_DOWN, method, request, done);
+    ask(r, (struct way){r->gw->scheduler, ERR_SCHEDULER_DOWN, on_answer, NULL}, method, request,
+        done);
 }
 
 void ask_mailbox(struct gw_request *r, unsigned method, const ProtobufCMessage *request,
                  ask_done_fn *done)
 {
-    ask(r, r->gw->mailbox, ERR_MAILBOX_DOWN, method, request, done);
+    ask_mailbox_keep(r, method, request, done, on_answer, NULL);
+}
+
+void ask_mailbox_keep(struct gw_request *r, unsigned method, const ProtobufCMessage *request,
+                      ask_done_fn *done, rpc_done_fn *answer, rpc_done_fn *late)
+{
+    ask(r, (struct way){r->gw->mailbox, ERR_MAILBOX_DOWN, answer, late}, method, request, done);
 }
 
 static int hex(char c)

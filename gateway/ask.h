@@ -4,6 +4,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "common/rpc.h"
 #include "gateway/request.h"
 
 /* Calls to scheduler and mailbox for the API endpoints, and the little parsing that these share. */
@@ -15,6 +16,13 @@ void ask_scheduler(struct gw_request *r, unsigned method, const ProtobufCMessage
                    ask_done_fn *done);
 void ask_mailbox(struct gw_request *r, unsigned method, const ProtobufCMessage *request,
                  ask_done_fn *done);
+
+/* The same where the answer brings something that must not be lost: it comes to answer, which hands
+ * it to ask_answer(), and to late when nobody waits for it any more. */
+void ask_mailbox_keep(struct gw_request *r, unsigned method, const ProtobufCMessage *request,
+                      ask_done_fn *done, rpc_done_fn *answer, rpc_done_fn *late);
+/* Hands an answer to the request that asked. false: that is gone, or wants it no more. */
+bool ask_answer(struct gw *gw, uint64_t handle, enum err status, const uint8_t *body, size_t len);
 
 /*
  * Query string of r->path. params: allowed names, ended by NULL; values: as many, NULL = absent,

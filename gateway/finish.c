@@ -162,10 +162,16 @@ void respond(struct gw_request *r, unsigned status, const char *content_type, co
     respond_add_header(r, "content-type", content_type);
     respond_standard_headers(r);
     r->sent_bytes = len;
-    r->finished = r->started = true;
-    client_before_final(r);
+    r->started = true;
     worker_status_count(r->gw, status);
     h2o_start_response(req, &r->generator);
+    if (r->delivery != 0) { /* whether it was written decides what becomes of the messages */
+        r->sending = r->confirming = true;
+        h2o_send(req, &out, 1, H2O_SEND_STATE_IN_PROGRESS);
+        return;
+    }
+    r->finished = true;
+    client_before_final(r);
     h2o_send(req, &out, is_head ? 0 : 1, H2O_SEND_STATE_FINAL);
 }
 

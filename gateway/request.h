@@ -125,7 +125,8 @@ struct gw_request {
     uint32_t receive_max, receive_wait_ms;
     bool bulk, peek;
     void (*on_dispose)(struct gw_request *r); /* an API's own tidying up */
-    bool polling, delivering;
+    bool polling;
+    bool confirming; /* all is sent; the end follows when it has been written */
 };
 
 struct gw_request *request_new(struct gw *gw, h2o_req_t *req);

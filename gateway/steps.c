@@ -247,6 +247,8 @@ void on_state_timer(struct gw_request *r)
         return;
     if (now >= r->total_ns && r->state != GW_CLOSING)
         e = ERR_TOTAL;
+    else if (r->state == GW_ASKING && r->polling)
+        e = ERR_MAILBOX_DOWN; /* it would have ended the poll by now */
     if (r->state == GW_DIALING)
         placement_failed(r, e);
     log_debug("deadline", "id=%s state=%s", r->id, state_name(r->state));

@@ -241,6 +241,13 @@ void stream_on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         request_fail(r, r->end);
         return;
     }
+    if (r->confirming) {
+        r->confirming = false;
+        r->finished = true;
+        client_before_final(r);
+        h2o_send(r->req, NULL, 0, H2O_SEND_STATE_FINAL);
+        return;
+    }
     r->since_ns = clock_ns();
     exchange_resume(&r->x);
     if (r->upstream_done || exchange_waiting(&r->x) > 0)

@@ -265,6 +265,9 @@ class Fleet:
             w.wait_ready()
         if self.scheduler and self.workers and self.engines:
             self.wait_engines()
+        if self.mailbox:
+            for w in self.workers:
+                wait_until(f"{w.name} has its mailbox", 10, lambda: " mailbox_up " in w.log())
 
     def stop(self):
         """Everything ends by SIGTERM, gateways first, and nobody complained."""

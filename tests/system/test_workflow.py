@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workflows, their mailboxes and their figures, over both carriers of the scheduler hop."""
 import json
+import signal
 import threading
 import time
 import uuid
@@ -281,6 +282,53 @@ def test_long_poll_that_leaves_takes_no_message_with_it(hop):
     wait_until("the poll is gone", 5, lambda: hop.get(box).json().get("waiting") == 0)
     send(hop, w, "t", "kept")
     assert [m["payload"] for m in receive(hop, w, "t")] == ["kept"]
+
+
+def test_messages_of_a_reader_that_left_before_the_answer_come_back_at_once():
+    """Also when the answer meets nobody: the mailbox had not got to the call when its reader left."""
+    with Fleet(engines=1, workers=1) as f:
+        box = "/v1/workflows/w/agents/b/messages"
+        assert f.post("/v1/workflows/w/messages", {"source_agent": "a", "target_agent": "b", "message_type": "t",
+                                                   "payload": 1}).status == 202
+        f.mailbox.signal(signal.SIGSTOP)
+        try:
+            with f.client() as c:
+                c.request("GET", box)
+                f.wait_metric("slipstream_gateway_active_requests", 1, state="ASKING")
+            f.wait_metric("slipstream_gateway_active_requests", 0, state="ASKING")
+        finally:
+            f.mailbox.signal(signal.SIGCONT)
+        wait_until("the message is back", 5, lambda: f.get(box).json()["messages"])
+
+
+def test_messages_come_back_when_their_reader_breaks_off_in_the_answer(hop):
+    w = new("broken-off")
+    box = f"/v1/workflows/{w}/agents/b/messages"
+    big = "x" * 250_000
+    for i in range(12):
+        assert hop.post(f"/v1/workflows/{w}/messages", {"source_agent": "a", "target_agent": "b", "message_type": "t",
+                                                        "payload": f"{i}{big}"}).status == 202
+    with hop.client(rcvbuf=2048) as c:
+        c.request("GET", f"{box}?max=12")
+        c.read_head()
+        c.reset()
+    got = []
+
+    def all_back():
+        got.extend(m["payload"][:-len(big)] for m in hop.get(f"{box}?max=12").json()["messages"])
+        return len(got) >= 12
+
+    wait_until("all messages are back", 5, all_back)
+    assert sorted(map(int, got)) == list(range(12))
+
+
+def test_poll_ends_at_its_time_though_the_mailbox_is_gone():
+    with Fleet(engines=1, workers=1) as f:
+        with f.client() as c:
+            c.request("GET", "/v1/workflows/w/agents/b/messages?wait=1")
+            f.wait_metric("slipstream_mailbox_waiting", 1)
+            f.mailbox.kill9()
+            check_problem(c.read_answer(), "mailbox_unavailable", 503)
 
 
 def test_many_polls_share_many_messages(hop):
