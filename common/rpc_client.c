@@ -321,7 +321,8 @@ static bool flush_ring(struct rpc_client *c)
 
 void rpc_client_flush(struct rpc_client *c)
 {
-    if (c->state != CLIENT_UP || !c->is_urgent || c->out.len == 0)
+    if (c->state != CLIENT_UP || !c->is_urgent || c->out.len == 0 ||
+        timer_is_running(&c->fail_timer))
         return;
     if (c->ring == NULL)
         flush_nng(c);
@@ -329,13 +330,19 @@ void rpc_client_flush(struct rpc_client *c)
         timer_start(c->host.timers, &c->busy_timer, clock_ns());
 }
 
-/* The ring was full at the end of the last turn: a second try, then whoever waits is told. */
+/* The ring was full at the end of the last turn. While it moves, so do we; if it stood still for a
+ * whole turn, whoever waits for an answer is told. */
 void client_on_busy_timer(struct timer *t)
 {
     struct rpc_client *c = container_of(t, struct rpc_client, busy_timer);
+    size_t before = c->out.len;
 
-    if (c->state != CLIENT_UP || c->ring == NULL || c->out.len == 0 || flush_ring(c))
+    if (c->state != CLIENT_UP || c->ring == NULL || before == 0 || flush_ring(c))
         return;
+    if (c->out.len < before) {
+        timer_start(c->host.timers, &c->busy_timer, clock_ns());
+        return;
+    }
     timer_start(c->host.timers, &c->busy_timer, clock_ns() + BUSY_WAIT_NS);
     client_drop_unary(c, ERR_BUSY);
 }

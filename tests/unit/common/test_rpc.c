@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/loop.h"
 #include "common/rpc.h"
 #include "proto/scheduler.pb-c.h"
@@ -558,6 +559,94 @@ static void a_refused_hello_is_told_with_its_reason(void **state)
     assert_int_equal(report(1), ERR_GONE);
 }
 
+static void a_ring_that_is_full_for_a_moment_loses_nothing(void **state)
+{
+    Slipstream__V1__Query q;
+    unsigned i;
+
+    (void)state;
+    slipstream__v1__query__init(&q);
+    server_start(7);
+    client_start();
+    q.model = malloc(200000);
+    memset(q.model, 'm', 200000);
+    q.model[199999] = '\0';
+    for (i = 0; i < 20; i++)
+        assert_int_equal(rpc_call(client, PLACE, &q.base, 10000, on_done, NULL, 0, NULL), ERR_OK);
+    turn_until(done_ok == 20);
+    free(q.model);
+}
+
+#ifdef SLIP_FAULTS
+static void a_ring_that_stays_full_is_busy_for_calls_and_keeps_reports(void **state)
+{
+    (void)state;
+    server_start(7);
+    client_start();
+    fault_arm("ring_full", 1000000);
+    assert_int_equal(report(5), ERR_OK);
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    turn_until(done_other == 1);
+    assert_int_equal(last_status, ERR_BUSY);
+    fault_arm("ring_full", 0);
+    turn_until(reports == 1);
+    assert_int_equal(served, 0);
+    assert_int_equal(downs, 0);
+}
+
+static void a_carrier_that_refuses_a_frame_is_replaced_and_reports_survive(void **state)
+{
+    (void)state;
+    server_start(7);
+    client_start();
+    turn_until(peer != NULL);
+    loop_turn(loop, 5);
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    turn_until(done_ok == 1);
+    assert_int_equal(report(5), ERR_OK);
+    assert_int_equal(place(2, 10000, NULL), ERR_OK);
+    fault_arm("rpc_send_fails", 1);
+    turn_until(downs == 1 && ups == 2);
+    assert_int_equal(done_gone, 1);
+    assert_int_equal(resumed, 1);
+    turn_until(reports == 1);
+    assert_int_equal(served, 1);
+}
+
+static void a_lost_answer_is_a_timeout_and_no_more(void **state)
+{
+    (void)state;
+    server_start(7);
+    client_start();
+    fault_arm("rpc_answer_lost", 1);
+    assert_int_equal(place(1, 20, on_late), ERR_OK);
+    turn_until(done_timeout == 1 && served == 1);
+    assert_int_equal(place(2, 10000, NULL), ERR_OK);
+    turn_until(done_ok == 1);
+    assert_int_equal(downs + lates, 0);
+}
+#endif
+
+static void without_a_ring_auto_carries_on_and_shm_says_why_not(void **state)
+{
+    (void)state;
+    channel = RPC_SHM;
+    server_start(7);
+    channel = RPC_AUTO;
+    assert_int_equal(unlink(ring_path), 0);
+    client = client_new(NULL);
+    turn_until(ups == 1);
+    assert_false(rpc_client_is_ring(client));
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    turn_until(done_ok == 1);
+    rpc_client_close(client);
+    channel = RPC_SHM;
+    client = client_new(NULL);
+    turn_until(downs == 1);
+    assert_string_equal(down_reason, "the ring could not be attached");
+    assert_int_equal(ups, 1);
+}
+
 static void a_call_is_answered_over_tcp_where_it_is_allowed(void **state)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -628,6 +717,7 @@ static int group_teardown(void **state)
     {                                                        \
 #f " (ring)", f, setup_ring, teardown, NULL          \
     }
+#define over_ring(f) cmocka_unit_test_setup_teardown(f, setup_ring, teardown)
 #define over_nng(f) cmocka_unit_test_setup_teardown(f, setup_nng, teardown)
 
 int main(void)
@@ -647,6 +737,13 @@ int main(void)
         both_carriers(a_peer_that_leaves_is_gone_after_its_grace),
         both_carriers(calls_under_way_end_when_the_client_closes),
         both_carriers(a_refused_hello_is_told_with_its_reason),
+        over_ring(a_ring_that_is_full_for_a_moment_loses_nothing),
+#ifdef SLIP_FAULTS
+        over_ring(a_ring_that_stays_full_is_busy_for_calls_and_keeps_reports),
+        over_nng(a_carrier_that_refuses_a_frame_is_replaced_and_reports_survive),
+        both_carriers(a_lost_answer_is_a_timeout_and_no_more),
+#endif
+        over_nng(without_a_ring_auto_carries_on_and_shm_says_why_not),
         over_nng(a_call_is_answered_over_tcp_where_it_is_allowed),
         over_nng(addresses_that_cannot_be_are_refused),
     };
