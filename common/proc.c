@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
 
@@ -142,6 +143,7 @@ void proc_start(struct proc_args *args, int argc, char **argv, struct conf **con
     conf_read(&p, conf);
     log_start(args, (enum log_level)(*conf)->common.log_level);
     signal(SIGPIPE, SIG_IGN);
+    umask(0027);
     fault_init();
 }
 
@@ -182,4 +184,14 @@ uint64_t proc_random(void)
     while (bits == 0)
         must(getrandom(&bits, sizeof(bits), 0) == (ssize_t)sizeof(bits));
     return bits;
+}
+
+const char *proc_secret_path(const char *name, struct proc_path *path)
+{
+    const char *folder = getenv("CREDENTIALS_DIRECTORY");
+
+    if (folder == NULL || strchr(name, '/') != NULL ||
+        snprintf(path->text, sizeof(path->text), "%s/%s", folder, name) >= (int)sizeof(path->text))
+        return name;
+    return path->text;
 }

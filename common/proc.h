@@ -24,7 +24,8 @@ struct proc_args {
  * Parses arguments; prints --help / --version / --print-config and exits 0; loads the configuration
  * and on errors prints them, one per line, "file:line: message", and exits 78; with --check prints
  * "configuration ok" and exits 0. Exit code 64: bad arguments. Starts the log. conf belongs to the
- * caller (conf_free).
+ * caller (conf_free). The umask becomes 0027: what a process creates is its own to write, its
+ * group's to read.
  */
 void proc_start(struct proc_args *args, int argc, char **argv, struct conf **conf);
 void proc_ready(const char *status); /* READY=1 */
@@ -32,5 +33,11 @@ void proc_stopping(const char *status);
 void proc_reloading(void);  /* RELOADING=1 with MONOTONIC_USEC; proc_ready() afterwards */
 void proc_alive(void);      /* WATCHDOG=1, at most every 500 ms; call from the loop */
 uint64_t proc_random(void); /* 64 random bits, never 0 */
+/* Where the secret of a setting lies: a name without slash is a systemd credential where the unit
+ * has any. Points into text or at name. */
+struct proc_path {
+    char text[512];
+};
+const char *proc_secret_path(const char *name, struct proc_path *path);
 
 #endif

@@ -10,6 +10,7 @@
 #include <openssl/sha.h>
 
 #include "common/log.h"
+#include "common/proc.h"
 #include "gateway/request.h"
 
 struct gw_key {
@@ -24,7 +25,8 @@ struct gw_key {
 char *keys_secret_read(const char *path)
 {
     char line[1024], *s = line;
-    FILE *f = fopen(path, "r");
+    struct proc_path at;
+    FILE *f = fopen(proc_secret_path(path, &at), "re");
     size_t n;
 
     if (f == NULL)

@@ -100,17 +100,18 @@ bad:
     return ERR_CONF;
 }
 
-/* Sockets named "admin" in their unit are the admin listener's, all others the data plane's. */
-static enum err from_systemd(struct gw *gw, bool *any)
+/* Sockets named "admin" in their unit are the admin listener's, all others the data plane's. A kind
+ * that systemd hands none of is opened here, by the settings. */
+static enum err from_systemd(struct gw *gw, bool *has_data, bool *has_admin)
 {
     char **names = NULL;
     int n = sd_listen_fds_with_names(1, &names), i;
     enum err e = ERR_OK;
 
-    *any = n > 0;
     for (i = 0; i < n; i++) {
         bool admin = names != NULL && names[i] != NULL && strstr(names[i], "admin") != NULL;
 
+        *(admin ? has_admin : has_data) = true;
         if (e == ERR_OK)
             e = listener_add(gw, SD_LISTEN_FDS_START + i,
                              admin ? &gw->accept_admin : &gw->accept_data);
@@ -124,13 +125,13 @@ static enum err from_systemd(struct gw *gw, bool *any)
 enum err listeners_open(struct gw *gw)
 {
     const struct conf_gateway *conf = &gw->conf->gateway;
-    bool any = false;
+    bool has_data = false, has_admin = false;
     size_t i;
-    enum err e = from_systemd(gw, &any);
+    enum err e = from_systemd(gw, &has_data, &has_admin);
 
-    for (i = 0; e == ERR_OK && !any && i < conf->listen.count; i++)
+    for (i = 0; e == ERR_OK && !has_data && i < conf->listen.count; i++)
         e = address_open(gw, conf->listen.items[i], 0, &gw->accept_data);
-    for (i = 0; e == ERR_OK && !any && i < conf->admin_listen.count; i++)
+    for (i = 0; e == ERR_OK && !has_admin && i < conf->admin_listen.count; i++)
         e = address_open(gw, conf->admin_listen.items[i], gw->instance - 1, &gw->accept_admin);
     if (e == ERR_OK) {
         for (i = 0; i < gw->listener_count; i++)

@@ -169,6 +169,7 @@ static SSL_CTX *tls_open(const struct conf_gateway *conf)
 {
     static const h2o_iovec_t http1_only[] = {{H2O_STRLIT("http/1.1")}, {NULL, 0}};
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+    struct proc_path key;
 
     if (ctx == NULL)
         return NULL;
@@ -176,7 +177,8 @@ static SSL_CTX *tls_open(const struct conf_gateway *conf)
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     if (SSL_CTX_use_certificate_chain_file(ctx, conf->tls_cert_file) != 1 ||
-        SSL_CTX_use_PrivateKey_file(ctx, conf->tls_key_file, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_use_PrivateKey_file(ctx, proc_secret_path(conf->tls_key_file, &key),
+                                    SSL_FILETYPE_PEM) != 1 ||
         SSL_CTX_check_private_key(ctx) != 1) {
         log_error("tls_failed", "cert=%s key=%s error=\"%s\"", conf->tls_cert_file,
                   conf->tls_key_file, ERR_reason_error_string(ERR_peek_last_error()));

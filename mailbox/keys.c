@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/must.h"
+#include "common/proc.h"
 
 #define KEY_MAX 512
 
@@ -21,22 +22,10 @@ struct keys {
     struct key items[];
 };
 
-/* A name without slash is a systemd credential where there is such a folder. */
-static FILE *key_open(const char *name)
-{
-    const char *folder = getenv("CREDENTIALS_DIRECTORY");
-    char path[1024];
-
-    if (folder != NULL && strchr(name, '/') == NULL) {
-        snprintf(path, sizeof(path), "%s/%s", folder, name);
-        return fopen(path, "re");
-    }
-    return fopen(name, "re");
-}
-
 static enum err key_read(const char *name, struct key *k, struct buf *error)
 {
-    FILE *f = key_open(name);
+    struct proc_path at;
+    FILE *f = fopen(proc_secret_path(name, &at), "re");
     size_t len;
 
     if (f == NULL) {

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <sys/stat.h>
-
 #include "common/proc.h"
 #include "mailbox/server.h"
 
@@ -14,7 +12,6 @@ int main(int argc, char **argv)
     int rc;
 
     proc_start(&args, argc, argv, &conf);
-    umask(0007); /* sockets and metrics are for the group */
     rc = server_run(&conf, args.conf_path);
     conf_free(conf);
     return rc;

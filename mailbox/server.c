@@ -237,7 +237,8 @@ static bool make_dir(const char *run_dir, const char *name)
     return false;
 }
 
-/* One mailbox per run_dir. The lock lasts as long as the process. */
+/* One mailbox per run_dir. The lock lasts as long as the process. It lies where servers may create
+ * files: the folder itself belongs to the scheduler. */
 static int lock_take(const char *run_dir)
 {
     char path[256];
@@ -245,7 +246,7 @@ static int lock_take(const char *run_dir)
 
     if (!make_dir(run_dir, "") || !make_dir(run_dir, "sock") || !make_dir(run_dir, "metrics"))
         return -1;
-    snprintf(path, sizeof(path), "%s/mailbox.lock", run_dir);
+    snprintf(path, sizeof(path), "%s/sock/mailbox.lock", run_dir);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
         return fd;

@@ -9,16 +9,18 @@
 #include <sys/socket.h>
 
 #include "common/must.h"
+#include "common/proc.h"
 
 /* The first line of a file, without its end; empty when there is none. */
 static void key_read(char *dst, size_t size, const char *path)
 {
+    struct proc_path at;
     FILE *f;
 
     *dst = '\0';
     if (*path == '\0')
         return;
-    f = fopen(path, "re");
+    f = fopen(proc_secret_path(path, &at), "re");
     if (f == NULL)
         return;
     if (fgets(dst, (int)size, f) == NULL)

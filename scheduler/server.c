@@ -278,7 +278,8 @@ static struct core_conf core_conf_of(const struct server *s, const struct conf_s
 static char *secret_read(const char *path)
 {
     char line[512];
-    FILE *f = fopen(path, "re");
+    struct proc_path at;
+    FILE *f = fopen(proc_secret_path(path, &at), "re");
     char *got = NULL;
 
     if (f != NULL && fgets(line, sizeof(line), f) != NULL) {
