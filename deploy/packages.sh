@@ -14,7 +14,7 @@ BUILD=(
 TEST=(
     clang clang-tidy clang-format llvm valgrind git file openssl procps
     python3 python3-venv python3-pip
-    wrk
+    wrk systemd man-db
 )
 # Programs that may also come from elsewhere: package, then a command that it brings.
 TEST_PROGRAMS=(nginx-light:nginx haproxy:haproxy nodejs:node npm:npm)
