@@ -135,16 +135,17 @@ def machine_busy_s():
 
 
 class Window:
-    """CPU that a process used between two instants, and how much of the machine others took."""
+    """CPU that a target and its helpers used between two instants, and how much of the machine others took."""
 
-    def __init__(self, pids, ours):
-        self.pids, self.ours = pids, ours
-        self.t0, self.cpu0 = time.monotonic(), cpu_ns(pids)
+    def __init__(self, target, ours):
+        self.pids, self.helpers, self.ours = target.pids(), target.helper_pids(), ours
+        self.t0, self.cpu0, self.helper0 = time.monotonic(), cpu_ns(self.pids), cpu_ns(self.helpers)
         self.busy0, self.all0 = machine_busy_s(), cpu_ns(ours)
 
     def close(self):
         self.seconds = time.monotonic() - self.t0
         self.cpu_us = (cpu_ns(self.pids) - self.cpu0) / 1e3
+        self.helper_us = (cpu_ns(self.helpers) - self.helper0) / 1e3
         mine = (cpu_ns(self.ours) - self.all0) / 1e9
         busy = machine_busy_s() - self.busy0
         self.others = max(0.0, busy - mine) / (self.seconds * (os.cpu_count() or 1))
@@ -212,9 +213,9 @@ class Bench:
         values = self.figures.get(name)
         return statistics.median(values) if values else None
 
-    def window(self, pids):
+    def window(self, target):
         ours = [os.getpid()] + [pid for p in self.running for pid in p.pids()]
-        return Window(pids, ours)
+        return Window(target, ours)
 
     def close(self, window):
         window.close()
@@ -248,6 +249,9 @@ class Target:
 
     def pids(self):
         return [pid for p in self.front for pid in p.pids()]
+
+    def helper_pids(self):
+        return [pid for p in self.helpers for pid in p.pids()]
 
     def stop(self):
         for p in self.front + self.helpers:
@@ -339,7 +343,7 @@ def run_open_loop(bench, target, body, seconds, rate, connections=64, workflows=
     p = bench.start(args + (["--poisson"] if poisson and rate else []), LOAD_CPUS)
     if p.line() != "begin\n":
         raise RuntimeError("the load generator ended early")
-    w = bench.window(target.pids())
+    w = bench.window(target)
     result = json.loads(p.line())
     bench.close(w)
     bench.stop(p)
@@ -354,13 +358,14 @@ def run_wrk(bench, target, body, seconds, connections=64):
     args = [program("wrk"), "-t1", f"-c{connections}", "-s", os.path.join(PEERS, "chat.lua")]
     for length in (1, seconds):
         p = bench.start(args + [f"-d{int(length)}s", f"http://127.0.0.1:{target.port}"], LOAD_CPUS, {"BODY": body})
-        w = bench.window(target.pids())
+        w = bench.window(target)
         out = p.child.stdout.read().decode()
         bench.close(w)
         bench.stop(p)
     result = json.loads(next(row for row in out.splitlines() if row.startswith("{")))
     result["rate"] = result["requests"] / (result["us"] / 1e6)
     result["cpu_us"] = w.cpu_us / max(1, result["requests"])
+    result["helper_us"] = w.helper_us / max(1, result["requests"])
     result["load"] = w.load
     if result["errors"]:
         say(f"  {result['errors']} errors")
@@ -373,7 +378,7 @@ def run_streams(bench, target, count, seconds, rate, body):
                      "--warm-ms", "1000", "--duration-ms", str(int(seconds * 1000))], LOAD_CPUS)
     if p.line() != "begin\n":
         raise RuntimeError("the stream reader ended early")
-    w = bench.window(target.pids())
+    w = bench.window(target)
     result = json.loads(p.line())
     bench.close(w)
     result["rss_kb"], result["slab_kb"] = rss_kb(target.pids()), slab_kb()

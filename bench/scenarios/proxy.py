@@ -15,10 +15,12 @@ def measure(b, names, tag, seconds, rounds, upstream, body, **more):
                 continue
             got = run_wrk(b, target, body, seconds)
             say(f"  {tag}{r + 1}/{rounds} {name:8} {got['rate']:8.0f} req/s {got['cpu_us']:6.1f} us/req "
-                f"busy {got['load'] * 100:.0f} %")
+                f"busy {got['load'] * 100:.0f} %, helpers {got['helper_us']:.1f} us/req")
             b.note(f"{tag}{name}_rate", got["rate"])
             b.note(f"{tag}{name}_cpu", got["cpu_us"])
             b.note(f"{tag}{name}_busy", got["load"] * 100)
+            if target.helpers:
+                b.note(f"{tag}{name}_scheduler_cpu", got["helper_us"])
     for target in targets.values():
         if target not in (None, upstream):
             target.stop()
@@ -40,6 +42,8 @@ def run(b):
         if n != "direct":
             rows.append(row(f"{n}_cpu_us", b.median(f"{n}_cpu"), "us/req"))
             rows.append(row(f"{n}_busy", b.median(f"{n}_busy"), "% of a CPU"))
+        if n in ("ring", "nng"):
+            rows.append(row(f"{n}_scheduler_cpu_us", b.median(f"{n}_scheduler_cpu"), "us/req, with mailbox"))
     for n in PAIRS:
         rows.append(row(f"{n}_2_workers_req_s", b.median(f"2w_{n}_rate"), "req/s"))
         rows.append(row(f"{n}_2_workers_cpu_us", b.median(f"2w_{n}_cpu"), "us/req"))
