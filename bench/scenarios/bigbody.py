@@ -39,7 +39,7 @@ def run(b):
                 b.note(f"{name}_{size}_cpu", got["cpu_us"] / 1e3)
                 b.note(f"{name}_{size}_p50", got["p50_us"] / 1e3)
         if targets["ring"] is not None:
-            # The longest of a whole round, by the clock on the wall: a CPU taken away meanwhile counts too.
+            # The longest of a whole round.
             b.note("longest", metric(targets["ring"], "slipstream_gateway_longest_step_seconds") * 1e3)
         for target in targets.values():
             if target not in (None, upstream):
