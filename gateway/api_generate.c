@@ -38,8 +38,6 @@ void api_generate(struct gw_request *r)
     struct gw *gw = r->gw;
     enum err e = keys_check(r);
 
-    if (e == ERR_OK && gw->draining)
-        e = ERR_DRAINING;
     if (e == ERR_OK &&
         (gw->body_bytes > gw->body_budget ||
          (r->req->entity.len > BIG_BODY_BYTES && gw->body_bytes > gw->body_budget / 10 * 8)))

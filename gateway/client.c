@@ -18,6 +18,8 @@
 #include "gateway/request.h"
 #include "gateway/worker.h"
 
+#define FRESH_NS NS_PER_S
+
 /* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
  * size must be there. */
 static __thread h2o_buffer_prototype_t stub_prototype = {
@@ -300,13 +302,25 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
     }
 }
 
+/* A request is on its way: to a connection just accepted its first, or one that we have not read
+ * yet. */
+static bool is_due(const struct client *c, uint64_t now_ns)
+{
+    char byte;
+
+    return (c->idle_since_ns == c->accepted_ns && now_ns - c->accepted_ns < FRESH_NS) ||
+           recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 void clients_drain(struct gw *gw)
 {
+    uint64_t now_ns = clock_ns();
+
     list_for_safe(n, &gw->clients)
     {
         struct client *c = container_of(n, struct client, node);
 
-        if (!c->is_http2 && c->active == NULL && c->sock->input->size == 0)
+        if (!c->is_http2 && c->active == NULL && c->sock->input->size == 0 && !is_due(c, now_ns))
             shutdown(c->fd, SHUT_RD);
     }
 }

@@ -40,7 +40,7 @@ enum err listeners_open(struct gw *gw);
 void listeners_stop(struct gw *gw); /* accept no more */
 void listeners_pause(struct gw *gw, bool pause);
 void clients_sweep(struct gw *gw, uint64_t now_ns);
-void clients_drain(struct gw *gw); /* closes the idle ones */
+void clients_drain(struct gw *gw); /* closes the idle ones; call until none is left */
 void clients_close_all(struct gw *gw);
 
 void client_attach(

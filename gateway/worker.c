@@ -82,7 +82,8 @@ static void on_sweep(struct timer *t)
 
 static bool is_drained(const struct gw *gw, uint64_t now)
 {
-    return gw->draining && (gw->requests.used == 0 || now >= gw->drain_until_ns);
+    return gw->draining &&
+           ((gw->client_count == 0 && gw->requests.used == 0) || now >= gw->drain_until_ns);
 }
 
 /*
