@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/must.h"
 #include "common/rpc_nng_shared.h"
@@ -19,11 +20,13 @@
  * end the listener, or the dialer, for good: nngs_check() and nngc_redial() notice and replace it.
  * (2) Closing a pipe while a message comes in on it can block nng's only reaper thread for ever,
  * and with it every later close: so a pipe is closed here only before it has started or when
- * nothing comes from it, and a socket by nngx_socket_close(), which gives up after a while. (3) So
- * a pipe's end may go unnoticed: whoever waits for one has a deadline besides.
+ * nothing comes from it, and a socket by nngx_socket_close(), which lets it fall quiet first (who
+ * gets no answers has at most two requests to send) and gives up after a while. (3) So a pipe's end
+ * may go unnoticed: whoever waits for one has a deadline besides.
  */
 #define RECEIVED_BYTES_MAX (8u << 20)
 #define CLOSE_TIMEOUT_S 2
+#define CLOSE_QUIET_MS 20 /* for what the other side had sent already, see (2) */
 #define PEM_BYTES_MAX (256u << 10)
 
 sigset_t nngx_signals_block(void)
@@ -209,6 +212,7 @@ static void *close_in_thread(void *arg)
 {
     struct closing *c = arg;
 
+    usleep(CLOSE_QUIET_MS * 1000);
     nng_close(c->socket);
     pthread_mutex_lock(&c->lock);
     c->is_done = true;

@@ -194,11 +194,11 @@ void nngc_close(struct nngc *c)
         return;
     c->is_closing = true;
     c->host.unwatch(c->host.ctx, c->watch);
-    if (c->has_socket && !nngx_socket_close(c->socket))
-        return; /* leaked: its callbacks may still come */
     for (i = 0; i < NNGC_SLOTS; i++)
         if (c->requests[i].aio != NULL)
             nng_aio_stop(c->requests[i].aio);
+    if (c->has_socket && !nngx_socket_close(c->socket))
+        return;          /* leaked: its callbacks may still come */
     inbox_run(c->inbox); /* nothing is under way any more; drops what still lay there */
     for (i = 0; i < NNGC_SLOTS; i++)
         if (c->requests[i].aio != NULL)

@@ -246,10 +246,12 @@ void nngs_close(struct nngs *s)
     for (i = 0; i < s->listener_count; i++)
         if (s->listeners[i].probe >= 0)
             close(s->listeners[i].probe);
-    if (s->has_socket && !nngx_socket_close(s->socket))
-        return; /* leaked: its callbacks may still come */
+    /* First no operation may be under way or start: nng 1.5.2 stumbles over one that meets the end
+     * of its context. */
     for (i = 0; i < s->slot_count; i++)
         nng_aio_stop(s->slots[i]->aio);
+    if (s->has_socket && !nngx_socket_close(s->socket))
+        return; /* leaked: its callbacks may still come */
     inbox_run(s->inbox);
     for (i = 0; i < s->slot_count; i++) {
         if (s->slots[i]->request != NULL)

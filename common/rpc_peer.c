@@ -35,7 +35,8 @@ static void unpark(struct rpc_peer *p)
     if (slot == NULL)
         return;
     p->parked = NULL;
-    peer_answer_slot(p, slot);
+    if (!p->server->is_closing) /* an answer now would only bring the next request */
+        peer_answer_slot(p, slot);
 }
 
 static void on_park_timer(struct timer *t)
@@ -461,6 +462,7 @@ void server_peers_init(struct rpc_server *s, struct nngs_calls *wire_calls)
 
 void server_peers_close(struct rpc_server *s)
 {
+    s->is_closing = true;
     while (!list_is_empty(&s->peers))
         peer_free(container_of(list_first(&s->peers), struct rpc_peer, link), true);
     while (!list_is_empty(&s->pipes))

@@ -55,6 +55,7 @@ struct rpc_server {
     struct ring_door *door;
     struct list peers, pipes, dirty;
     uint32_t peer_count;
+    bool is_closing;
     struct timer sweep_timer;
 
     struct rpc_peer *current; /* whose call is being handled */
