@@ -99,7 +99,8 @@ process_pid() {
 
 # Ended ones that nobody has waited for do not count.
 process_is_alive() {
-    [ -r "/proc/$1/stat" ] && ! grep -q ') Z ' "/proc/$1/stat" 2>/dev/null
+    local stat
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ $stat != *') Z '* ]]
 }
 
 # Numbers are used again: only what is one of our programs is ever signalled.
