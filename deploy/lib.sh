@@ -91,6 +91,7 @@ process_start() {
     shift
     setsid "$@" >>"$SYS_DIR/$name.log" 2>&1 </dev/null &
     printf '%s %s\n' $! "$name" >>"$SYS_DIR/pids"
+    disown $!
 }
 
 process_pid() {
@@ -189,7 +190,6 @@ processes_stop() {
             tail -n 5 "$dir/$name.log" | sed 's/^/    /' >&2
             kill -9 "$pid" 2>/dev/null || true
         fi
-        wait "$pid" 2>/dev/null || true
     done < <(tac "$dir/pids")
     rm -f "$dir/pids"
 }
