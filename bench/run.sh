@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 if [ -z "${BENCH_BUILD:-}" ]; then
     {
         [ -f build/release/build.ninja ] || cmake --preset release
-        cmake --build build/release
+        cmake --build build/release --target slipstream-gateway slipstream-scheduler slipstream-mailbox \
+            bench_upstream bench_streams bench_openloop
     } >&2
 fi
 ulimit -n "$(ulimit -Hn)"
