@@ -235,7 +235,8 @@ static void key_take(struct scan *s)
     enum key key = KEY_OTHER;
 
     for (enum key k = KEY_OTHER + 1; k < KEY_COUNT; k++) {
-        if (keys[k].len == s->word_len && memcmp(keys[k].name, s->word, keys[k].len) == 0)
+        if (keys[k].len == s->word_len && keys[k].name[0] == s->word[0] &&
+            memcmp(keys[k].name, s->word, keys[k].len) == 0)
             key = k;
     }
     s->levels[s->level_count - 1].key = (uint8_t)key;
