@@ -19,6 +19,7 @@
 #include "gateway/worker.h"
 
 #define FRESH_NS NS_PER_S
+#define REFUSED_MAX 64u /* in one sweep, each of which looks at everybody */
 
 /* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
  * size must be there. */
@@ -231,26 +232,29 @@ void client_drop_body(struct gw_request *r)
     r->body_dropped = true;
 }
 
-static void head_expired(struct client *c)
+/* Says why and closes; for connections whose request h2o has not handed over yet. */
+static void client_refuse(struct client *c, enum err e)
 {
-    static const char body[] = "{\"error\":{\"message\":\"The request did not arrive in "
-                               "time.\",\"type\":\"timeout_error\","
-                               "\"param\":null,\"code\":\"request_timeout\"}}";
-    char answer[400];
-    int n;
+    struct buf body = {0}, answer = {0};
+    int retry_ms = err_retry_ms(e);
 
-    if (c->sock->ssl == NULL && !c->answered_408) {
-        n = snprintf(answer, sizeof(answer),
-                     "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: "
-                     "application/json\r\n"
-                     "Content-Length: %zu\r\n\r\n%s",
-                     sizeof(body) - 1, body);
-        if (send(c->fd, answer, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+    if (c->sock->ssl == NULL && !c->refused) {
+        respond_error_body(&body, DIALECT_OPENAI, e, NULL, NULL, "");
+        buf_addf(&answer, "HTTP/1.1 %u %s\r\nConnection: close\r\n", err_http(e),
+                 respond_reason(err_http(e)));
+        if (retry_ms > 0)
+            buf_addf(&answer, "Retry-After: %d\r\n", (retry_ms + 999) / 1000);
+        buf_addf(&answer, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
+                 body.len);
+        buf_add(&answer, body.base, body.len);
+        if (send(c->fd, answer.base, answer.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
             log_debug("send_failed", "fd=%d", c->fd);
-        worker_error_count(c->gw, ERR_HEAD_TIMEOUT);
+        buf_fini(&body);
+        buf_fini(&answer);
+        worker_error_count(c->gw, e);
     }
-    c->answered_408 = true;
-    log_info("client_closed", "fd=%d reason=\"%s\"", c->fd, err_text(ERR_HEAD_TIMEOUT));
+    c->refused = true;
+    log_info("client_closed", "fd=%d reason=\"%s\"", c->fd, err_text(e));
     shutdown(c->fd, SHUT_RDWR);
 }
 
@@ -264,19 +268,49 @@ static bool head_is_complete(const h2o_buffer_t *in)
     return phr_parse_request(in->bytes, in->size, &m, &ml, &p, &pl, &minor, headers, &count, 0) > 0;
 }
 
-/* Once a second: heads, bodies and idle connections that have had their time. h2o's own timer
- * covers them all in one and says nothing. */
+/* Bodies on their way are held, too. Beyond the budget the biggest have to come again later. */
+static void bodies_limit(struct gw *gw)
+{
+    uint64_t held = gw->body_bytes;
+
+    list_for(n, &gw->clients)
+    {
+        const struct client *c = container_of(n, struct client, node);
+
+        held += c->active == NULL && !c->refused ? c->sock->input->size : 0;
+    }
+    for (unsigned turn = 0; held > gw->body_budget && turn < REFUSED_MAX; turn++) {
+        struct client *biggest = NULL;
+
+        list_for(n, &gw->clients)
+        {
+            struct client *c = container_of(n, struct client, node);
+
+            if (c->active == NULL && !c->refused &&
+                (biggest == NULL || c->sock->input->size > biggest->sock->input->size))
+                biggest = c;
+        }
+        if (biggest == NULL || biggest->sock->input->size == 0)
+            return;
+        held -= biggest->sock->input->size;
+        client_refuse(biggest, ERR_BUDGET);
+    }
+}
+
+/* Several times a second: heads, bodies and idle connections that have had their time. h2o's own
+ * timer covers them all in one and says nothing. */
 void clients_sweep(struct gw *gw, uint64_t now_ns)
 {
     const struct conf_gateway *conf = &gw->conf->gateway;
 
+    bodies_limit(gw);
     list_for_safe(n, &gw->clients)
     {
         struct client *c = container_of(n, struct client, node);
         const h2o_buffer_t *in = c->sock->input;
         uint64_t limit_ms;
 
-        if (c->is_http2)
+        if (c->is_http2 || c->refused)
             continue;
         if (c->active != NULL) {
             if (c->pipelined && !c->active->finished && has_closed(c->fd))
@@ -289,7 +323,7 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
             c->first_byte_ns = 0;
             /* A connection that never sent a byte owes us a head. */
             if (c->idle_since_ns == c->accepted_ns && idle_ms > conf->head_timeout_ms)
-                head_expired(c);
+                client_refuse(c, ERR_HEAD_TIMEOUT);
             else if (idle_ms > conf->keepalive_timeout_ms)
                 shutdown(c->fd, SHUT_RDWR);
             continue;
@@ -298,7 +332,7 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
             c->first_byte_ns = c->idle_since_ns == c->accepted_ns ? c->accepted_ns : now_ns;
         limit_ms = head_is_complete(in) ? conf->body_timeout_ms : conf->head_timeout_ms;
         if ((now_ns - c->first_byte_ns) / NS_PER_MS > limit_ms)
-            head_expired(c);
+            client_refuse(c, ERR_HEAD_TIMEOUT);
     }
 }
 

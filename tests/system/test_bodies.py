@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies that are wrong, and bodies that must arrive byte for byte."""
+import contextlib
 import gzip
 import json
 import re
@@ -7,7 +8,8 @@ import socket
 
 import pytest
 from support.errors import check_anthropic, check_openai, check_problem
-from support.raw_engine import ok_stream
+from support.fleet import Fleet
+from support.raw_engine import RawEngine, ok_stream
 from support.rawhttp import Broken, chat
 
 PATH = "/v1/chat/completions"
@@ -398,3 +400,21 @@ def test_engine_errors_pass_unchanged(raw):
         assert (a.status, a.body, a.header("retry-after")) == (status, error, "7"), a
         assert raw.count() == 1, "an answer of the engine was asked for twice"
     assert chat("raw")["model"] == "raw"
+
+
+@pytest.mark.asan_ok
+def test_bodies_on_their_way_count_against_the_budget():
+    """Clients that never finish big bodies cannot fill the memory."""
+    with RawEngine("raw") as engine, \
+            Fleet(engines=[engine], workers=1, with_mailbox=False, gateway={"body_budget_bytes": 4 << 20, "max_body_bytes": 4 << 20}) as f:
+        small, big = ([f.client() for _ in range(3)] for _ in range(2))
+        for c in [*small, *big]:
+            with contextlib.suppress(OSError):  # refused while it still sends
+                c.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 4000000\r\n\r\n")
+                c.send(b" " * (600_000 if c in small else 3_000_000))
+        f.wait_metric("slipstream_gateway_errors_total", 3, code="body_budget")
+        assert all(c.is_closed() or b" 429 " in c.buf for c in big)
+        assert all(c.is_open() for c in small), "more were refused than had to"
+        assert f.chat().status == 200
+        for c in [*small, *big]:
+            c.close()
