@@ -35,8 +35,15 @@ static void on_acceptable(h2o_socket_t *sock, const char *err)
     for (n = 0; n < ACCEPT_BATCH && l->gw->accepting; n++) {
         h2o_socket_t *s = h2o_evloop_socket_accept(sock);
 
-        if (s == NULL)
+        if (s == NULL) {
+            /* The next sweep looks again: until a descriptor is free the waiting connection would
+             * wake us without end. */
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                log_warn("accept_failed", "error=\"%s\"", strerror(errno));
+                listeners_pause(l->gw, true);
+            }
             return;
+        }
         client_accepted(l->gw, s);
         h2o_accept(l->accept, s);
     }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -254,6 +255,22 @@ static void malloc_tune(void)
         SIZE_MAX; /* never to a file in the temporary folder */
 }
 
+/* Connections are counted by max_connections, not by what a shell allows by default. */
+static void files_allow(const struct conf_gateway *conf)
+{
+    struct rlimit l;
+
+    if (getrlimit(RLIMIT_NOFILE, &l) != 0)
+        return;
+    if (l.rlim_cur < l.rlim_max) {
+        l.rlim_cur = l.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &l);
+    }
+    if (l.rlim_max < (rlim_t)conf->max_connections * 2)
+        log_warn("few_files", "limit=%llu max_connections=%u", (unsigned long long)l.rlim_max,
+                 conf->max_connections);
+}
+
 static enum err access_open(struct gw *gw)
 {
     const char *path = gw->conf->gateway.access_log;
@@ -361,6 +378,7 @@ int main(int argc, char **argv)
     proc_start(&args, argc, argv, &gw.conf);
     fault_init();
     malloc_tune();
+    files_allow(&gw.conf->gateway);
     signal(SIGPIPE, SIG_IGN);
     gw.instance = args.instance;
     snprintf(gw.name, sizeof(gw.name), "gateway-%u", gw.instance);

@@ -26,6 +26,13 @@ static void text_set(char *dst, size_t size, const char *s)
     dst[n] = '\0';
 }
 
+static uint32_t span_us(uint64_t from_ns, uint64_t to_ns)
+{
+    uint64_t us = to_ns > from_ns ? (to_ns - from_ns) / NS_PER_US : 0;
+
+    return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
 static uint32_t remaining_ms(const struct gw_request *r, uint64_t now)
 {
     return r->total_ns > now ? (uint32_t)((r->total_ns - now) / NS_PER_MS) : 0;
@@ -291,7 +298,7 @@ void placement_first_byte(struct gw_request *r)
         return;
     item.handle = r->wire;
     item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_FIRST_BYTE;
-    item.ttft_us = (uint32_t)((r->first_byte_ns - r->arrived_ns) / NS_PER_US);
+    item.ttft_us = span_us(r->arrived_ns, r->first_byte_ns);
     report_send(r->gw, &item);
 }
 
@@ -330,11 +337,11 @@ void placement_end(struct gw_request *r, uint64_t now)
     item.prompt_tokens = u->prompt_tokens;
     item.cached_tokens = u->cached_tokens;
     item.completion_tokens = u->completion_tokens;
-    item.latency_us = (uint32_t)((now - r->arrived_ns) / NS_PER_US);
+    item.latency_us = span_us(r->arrived_ns, now);
     if (r->first_token_ns != 0)
-        item.ttft_us = (uint32_t)((r->first_token_ns - r->arrived_ns) / NS_PER_US);
+        item.ttft_us = span_us(r->arrived_ns, r->first_token_ns);
     if (r->dispatched_ns != 0)
-        item.engine_us = (uint32_t)((now - r->dispatched_ns) / NS_PER_US);
+        item.engine_us = span_us(r->dispatched_ns, now);
     item.status = (uint32_t)r->req->res.status;
     report_send(r->gw, &item);
 }

@@ -112,8 +112,8 @@ struct gw_request {
     uint64_t answer_length; /* UINT64_MAX: not known */
     uint64_t sent_bytes;
     bool head_ready, started, sending, upstream_done, finished, abort, tapping, body_dropped,
-        event_stream;
-    enum err end; /* why it ended; ERR_OK: answered */
+        event_stream, until_close; /* until_close: the answer ends with its connection */
+    enum err end;                  /* why it ended; ERR_OK: answered */
     void (*asked)(struct gw_request *r, enum err status, const uint8_t *body,
                   size_t len); /* ask.c */
     enum err asked_down;

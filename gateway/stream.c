@@ -48,6 +48,7 @@ static void on_head(void *arg, const struct answer *a)
     req->res.status = a->status;
     req->res.reason = a->reason_len > 0 ? reason : respond_reason((unsigned)a->status);
     r->event_stream = a->is_event_stream;
+    r->until_close = a->framing == ANSWER_UNTIL_CLOSE;
     r->answer_length = a->framing == ANSWER_LENGTH    ? a->length
                        : a->framing == ANSWER_NO_BODY ? 0
                                                       : UINT64_MAX;
@@ -131,6 +132,17 @@ static void buffer_drop(struct gw_request *r)
     }
 }
 
+/* Where the connection's end is the answer's, a stream must say itself that it is complete: an
+ * engine that died closes, too. */
+static bool is_cut_off(const struct gw_request *r)
+{
+    enum inspect_shape shape = r->route->shape;
+
+    return r->upstream_done && r->until_close && r->event_stream && r->req->res.status == 200 &&
+           !r->tap.seen_done &&
+           (shape == INSPECT_CHAT || shape == INSPECT_COMPLETION || shape == INSPECT_ANTHROPIC);
+}
+
 /* Sends what there is. r may be gone afterwards. */
 static void pump(struct gw_request *r)
 {
@@ -142,6 +154,11 @@ static void pump(struct gw_request *r)
         return;
     }
     bytes = bytes_take(r);
+    if (is_cut_off(r)) {
+        buffer_drop(r);
+        request_fail(r, ERR_TRUNCATED);
+        return;
+    }
     if (bytes.len == 0)
         buffer_drop(r);
     if (bytes.len == 0 && !r->upstream_done && (r->started || !r->event_stream))

@@ -71,6 +71,8 @@ static void on_sweep(struct timer *t)
     clients_sweep(gw, now);
     if (gw->draining)
         clients_drain(gw);
+    else if (!gw->accepting && gw->client_count < gw->conf->gateway.max_connections)
+        listeners_pause(gw, false);
     fleet_refresh(&gw->fleet, now);
     access_flush(gw);
     metric_set(gw->m[GW_M_connections], gw->client_count);

@@ -79,7 +79,7 @@ static void on_delay(h2o_timeout_entry_t *entry)
         conn_pump(c);
     else if (c->trouble.mode == TROUBLE_dribble)
         conn_flush(c);
-    else if (c->out.len > 0 || h2o_socket_is_writing(c->sock))
+    else if (c->state != CONN_HEAD || c->out.len > 0 || h2o_socket_is_writing(c->sock))
         h2o_timeout_link(c->http->loop, &c->http->delay, entry);
     else
         conn_close(c); /* close_idle */

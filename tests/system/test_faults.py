@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines that die, lie, stall and dribble; clients that leave or do not read."""
 import json
+import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -192,6 +194,7 @@ BAD_BODIES = {
     "ends between two chunks": CHUNKED + TOKEN_CHUNK, "ends in a chunk": CHUNKED + TOKEN_CHUNK + b"ff\r\ndata: {",
     "ends in a size": CHUNKED + TOKEN_CHUNK + b"f", "size is no number": CHUNKED + TOKEN_CHUNK + b"zz\r\nxx\r\n",
     "size overflows": CHUNKED + TOKEN_CHUNK + b"10000000000000001\r\nx", "no CRLF behind a chunk": CHUNKED + b"2\r\nabXX",
+    "close-framed, without its end mark": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + TOKEN,
     "negative size": CHUNKED + TOKEN_CHUNK + b"-1\r\nx",
 }
 
@@ -213,6 +216,13 @@ def test_answer_shorter_than_its_length_is_never_a_success(pair, end):
         assert pair.chat().status >= 500
     except Broken:
         pass
+
+
+def test_close_framed_stream_with_its_end_mark_is_complete(raw):
+    whole = TOKEN + b"data: [DONE]\n\n"
+    raw.script(re_.answer_bytes(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + whole))
+    a = raw.chat(stream=True)
+    assert (a.status, a.body) == (200, whole)
 
 
 def test_reset_ends_a_close_framed_answer_as_an_error(pair):
@@ -505,6 +515,26 @@ def test_request_beyond_the_last_place_is_503():
             engine.wait_request()
             check_openai(f.chat(), "busy", status=503, has_id=False)
         wait_until("the place is free again", 5, lambda: f.chat().status == 200)
+
+
+def test_worker_without_a_free_descriptor_waits_quietly():
+    with re_.RawEngine("raw") as engine:
+        f = Fleet(engines=[engine], workers=1, with_mailbox=False)
+        f.workers[0].argv = ["prlimit", "--nofile=80:80", *f.workers[0].argv]
+        with f:
+            clients = [f.client() for _ in range(150)]
+            wait_until("no descriptor is left", 5, lambda: "accept_failed" in f.workers[0].log())
+
+            def cpu():
+                return sum(map(int, Path(f"/proc/{f.workers[0].pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+            t0, before = time.monotonic(), cpu()
+            seen = f.workers[0].log().count("accept_failed")
+            wait_until("it looks again", 5, lambda: f.workers[0].log().count("accept_failed") >= seen + 3)
+            assert (cpu() - before) / os.sysconf("SC_CLK_TCK") < 0.5 * (time.monotonic() - t0), "it spins"
+            for c in clients:
+                c.close()
+            wait_until("it serves again", 10, lambda: f.chat().status == 200)
 
 
 def test_slow_head_is_408(pair):
