@@ -142,6 +142,12 @@ static bool has_closed(int fd)
            (info.tcpi_state != TCP_ESTABLISHED && info.tcpi_state != TCP_SYN_RECV);
 }
 
+/* The end that is read is the one that clients_drain() put there: the request came just then. */
+static bool is_ours_to_end(const struct client *c)
+{
+    return c->read_shut && !has_closed(c->fd);
+}
+
 static void on_readable(h2o_socket_t *sock, const char *err)
 {
     struct client *c;
@@ -156,7 +162,7 @@ static void on_readable(h2o_socket_t *sock, const char *err)
         h2o_socket_read_stop(sock);
         return;
     }
-    if (err != NULL || (sock->ssl == NULL && has_left(c->fd))) {
+    if (err != NULL || (sock->ssl == NULL && has_left(c->fd) && !is_ours_to_end(c))) {
         request_gone(r);
         return;
     }
@@ -354,8 +360,10 @@ void clients_drain(struct gw *gw)
     {
         struct client *c = container_of(n, struct client, node);
 
-        if (!c->is_http2 && c->active == NULL && c->sock->input->size == 0 && !is_due(c, now_ns))
+        if (!c->is_http2 && c->active == NULL && c->sock->input->size == 0 && !is_due(c, now_ns)) {
+            c->read_shut = true;
             shutdown(c->fd, SHUT_RD);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ struct client {
     uint64_t accepted_ns, idle_since_ns,
         first_byte_ns; /* first_byte: of a head or body that is not complete yet; 0 = none */
     int fd;
+    bool read_shut;  /* told to go while it was idle */
     bool refused;    /* answered and shut down; h2o is about to notice */
     bool is_http2;   /* its streams and its idle time are h2o's business */
     unsigned resets; /* HTTP/2: streams that ended before their answer did */
