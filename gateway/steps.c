@@ -54,6 +54,14 @@ void enter_WAITING(struct gw_request *r)
     (void)r; /* the grant is an event; placement.c */
 }
 
+/* Model milliseconds, as the scheduler counts them. */
+static long long priority_of(const struct gw_request *r)
+{
+    double ms = (double)r->arrived_ns * r->gw->conf->common.time_scale / (double)NS_PER_MS;
+
+    return r->place.alone ? (long long)ms : (long long)r->place.priority;
+}
+
 /* Adds what this engine needs to the body. Nothing else may change. */
 static void splices_make(struct gw_request *r, const struct fleet_engine *e)
 {
@@ -69,9 +77,7 @@ static void splices_make(struct gw_request *r, const struct fleet_engine *e)
     r->splices.count = 0;
     r->drop_usage = add_usage;
     if (add_priority)
-        n += snprintf(
-            text + n, sizeof(text) - (size_t)n, "\"priority\":%lld,",
-            (long long)(r->place.alone ? (int64_t)(r->arrived_ns / NS_PER_MS) : r->place.priority));
+        n += snprintf(text + n, sizeof(text) - (size_t)n, "\"priority\":%lld,", priority_of(r));
     if (add_usage && f->stream_options.len == 0)
         n += snprintf(text + n, sizeof(text) - (size_t)n,
                       "\"stream_options\":{\"include_usage\":true},");

@@ -418,3 +418,14 @@ def test_bodies_on_their_way_count_against_the_budget():
         assert f.chat().status == 200
         for c in [*small, *big]:
             c.close()
+
+
+@pytest.mark.asan_ok
+def test_priorities_of_scheduler_and_worker_are_of_one_clock():
+    with RawEngine("raw") as engine, Fleet(engines=[engine], workers=1, with_mailbox=False, common={"time_scale": 10},
+                                           engine_conf={"priority": "true"}) as f:
+        assert f.chat().status == 200
+        f.scheduler.kill9()
+        assert f.chat().status == 200
+        by_scheduler, alone = (r.json()["priority"] for r in engine.requests)
+        assert 0 <= alone - by_scheduler < 10 * 60_000
