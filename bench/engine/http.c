@@ -81,8 +81,8 @@ static void on_delay(h2o_timeout_entry_t *entry)
         conn_flush(c);
     else if (c->state != CONN_HEAD || c->out.len > 0 || h2o_socket_is_writing(c->sock))
         h2o_timeout_link(c->http->loop, &c->http->delay, entry);
-    else
-        conn_close(c); /* close_idle */
+    else if (c->state == CONN_HEAD)
+        conn_close(c); /* close_idle; a request that was faster is served */
 }
 
 static void on_accept(h2o_socket_t *listener, const char *err)

@@ -104,6 +104,7 @@ void conn_finish(struct conn *c)
     }
     c->state = CONN_HEAD;
     conn_flush(c);
+    h2o_timeout_unlink(&c->delay_entry);
     if (c->trouble.mode == TROUBLE_close_idle)
         h2o_timeout_link(c->http->loop, &c->http->delay, &c->delay_entry);
     h2o_timeout_link(c->http->loop, &c->http->keepalive, &c->idle_entry);
