@@ -96,7 +96,7 @@ BROKEN = {"garbage": {}, "bad_te": {}, "te_cl": {}, "dup_cl": {}, "reset": {}, "
 def test_faults_are_what_they_say(engine, mode):
     engine.fault(mode, 1, **BROKEN[mode])
     with pytest.raises(Broken):
-        say(engine, stream=True)
+        say(engine, stream=True, max_tokens=500)
     assert say(engine).status == 200
 
 
@@ -105,7 +105,7 @@ def test_error_fault_has_the_shape_of_vllm(engine):
     a = say(engine)
     assert a.status == 503 and {"message", "type", "code"} <= set(a.json()["error"])
     engine.fault("stream_error", 1, after_events=1)
-    events = say(engine, stream=True).events()
+    events = say(engine, stream=True, max_tokens=500).events()
     assert events[-1] == "[DONE]" and "error" in json.loads(events[-2])
 
 

@@ -451,9 +451,17 @@ def test_pipelined_request_behind_a_hanging_one_does_not_hide_the_leaving(raw):
 
 # ---- clients that are slow ----
 
+def kernel_buffers():
+    """What the sockets between an engine and a client may hold at most, and a little of our own."""
+    def most(name):
+        return int(Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2])
+
+    return most("tcp_rmem") + 2 * most("tcp_wmem") + (8 << 20)
+
+
 @pytest.mark.asan_ok
 def test_client_that_does_not_read_holds_the_engine_back(raw):
-    flood = Flood(40 << 20)
+    flood = Flood(kernel_buffers() * 3 // 2)
     assert raw.chat().status == 200
     raw.script(flood)
     before = raw.worker.rss_kb()
@@ -462,12 +470,12 @@ def test_client_that_does_not_read_holds_the_engine_back(raw):
         head = c.read_head()
         assert head.status == 200
         sent = flood.wait_blocked()
-        assert sent < 20 << 20, f"{sent >> 20} MB were taken for a client that reads nothing"
+        assert sent < kernel_buffers(), f"{sent >> 20} MB were taken for a client that reads nothing"
         assert raw.worker.rss_kb() - before < 16384, "the worker hoards"
         total = 0
         while (piece := c.read_chunk()) is not None:
             total += len(piece)
-        assert total == flood.sent >= 40 << 20, "bytes were lost"
+        assert total == flood.sent >= flood.total, "bytes were lost"
     raw.wait_no_lease()
 
 
