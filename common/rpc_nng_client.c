@@ -11,7 +11,8 @@
 #include "common/rpc_nng_shared.h"
 
 /* The client: a REQ socket, two contexts, one dialer. rpc_nng.c says what to beware of. */
-#define AIO_TIMEOUT_MS 30000 /* then the channel is given up and said hello to again */
+#define SEND_TIMEOUT_MS 2000    /* to be on the way: only a pipe that is dead takes longer */
+#define ANSWER_TIMEOUT_MS 30000 /* then the channel is given up and said hello to again */
 
 struct nngc_request {
     struct inbox_item item;
@@ -19,7 +20,7 @@ struct nngc_request {
     nng_ctx ctx;
     nng_aio *aio;
     enum nngc_slot slot;
-    bool has_ctx, is_sent;
+    bool is_sent;
     bool is_busy; /* owner's thread: from nngc_send() to on_done */
 };
 
@@ -43,6 +44,7 @@ static void nngc_on_aio(void *arg) /* on an nng thread */
 
     if (!r->is_sent && nng_aio_result(r->aio) == 0) {
         r->is_sent = true;
+        nng_aio_set_timeout(r->aio, ANSWER_TIMEOUT_MS);
         nng_ctx_recv(r->ctx, r->aio);
         return;
     }
@@ -114,10 +116,6 @@ static int nngc_open_socket(struct nngc *c)
         rv = nng_aio_alloc(&r->aio, nngc_on_aio, r);
         if (rv == 0)
             rv = nng_ctx_open(&r->ctx, c->socket);
-        if (rv == 0) {
-            r->has_ctx = true;
-            nng_aio_set_timeout(r->aio, AIO_TIMEOUT_MS);
-        }
     }
     return rv;
 }
@@ -231,6 +229,7 @@ enum err nngc_send(struct nngc *c, enum nngc_slot slot, const void *a, size_t a_
     r->is_busy = true;
     r->is_sent = false;
     nng_aio_set_msg(r->aio, m);
+    nng_aio_set_timeout(r->aio, SEND_TIMEOUT_MS);
     nng_ctx_send(r->ctx, r->aio);
     return ERR_OK;
 }
