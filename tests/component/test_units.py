@@ -59,6 +59,11 @@ def test_installed_example_is_a_valid_configuration(stage):
     assert (r.returncode, r.stdout) == (0, "configuration ok\n"), r.stderr
 
 
+def test_a_worker_that_starts_leaves_the_shared_socket_nonblocking():
+    """systemd otherwise clears the flag at each start, for all who share the socket, and they hang in accept()."""
+    assert "\nNonBlocking=yes\n" in (UNITS / "slipstream-gateway@.service.in").read_text()
+
+
 @needs_systemd
 @pytest.mark.parametrize("name", [*SERVICES, "slipstream-gateway.socket", "slipstream.target", "slipstream-gateway@1.socket"])
 def test_verify(units, name):
