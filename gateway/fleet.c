@@ -185,8 +185,9 @@ int fleet_choose(const struct fleet *f, const struct fleet_wish *w, const char *
     for (i = 0; i < f->count; i++) {
         const struct fleet_engine *e = &f->engines[i];
 
-        if (!(e->flags & FLEET_USED) ||
-            (w->model_len > 0 && !fleet_serves(e, w->model, w->model_len)))
+        /* One whose models nobody has told yet may serve any, as for the scheduler. */
+        if (!(e->flags & FLEET_USED) || (w->model_len > 0 && e->models[0][0] != '\0' &&
+                                         !fleet_serves(e, w->model, w->model_len)))
             continue;
         *known = true;
         if ((e->flags & FLEET_HEALTHY) && !is_avoided(w, i))

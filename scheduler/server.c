@@ -444,6 +444,28 @@ static void homes_restore(struct server *s, const struct predecessor *before)
     }
 }
 
+/* What it served it serves, until it says otherwise: else the first requests of a new scheduler
+ * would hear that nobody has their model. */
+static void models_restore(struct server *s, const struct predecessor *before)
+{
+    struct text names[FLEET_ENGINE_MODELS];
+
+    for (uint32_t i = 0; i < ENGINES_MAX; i++) {
+        const struct fleet_engine *row = &before->engines[i];
+        const struct engine *e = core_engine(s->core, i);
+        struct event ev = {.type = EV_ENGINE_MODELS};
+
+        if (e == NULL || e->models_known || e->generation != row->generation)
+            continue;
+        ev.engine = (struct engine_event){.index = i, .generation = e->generation, .models = names};
+        for (size_t m = 0; m < FLEET_ENGINE_MODELS && row->models[m][0] != '\0'; m++)
+            names[ev.engine.model_count++] = (struct text){
+                row->models[m], (uint32_t)strnlen(row->models[m], sizeof(row->models[m]))};
+        if (ev.engine.model_count > 0)
+            server_step(s, &ev);
+    }
+}
+
 static void rows_restore(struct server *s)
 {
     uint64_t handle;
@@ -479,6 +501,7 @@ static enum err fleet_open(struct server *s)
         wall_base_keep(s);
         publish_policy(&s->publisher, core_policy_name(s->core));
         engines_apply(s, changes);
+        models_restore(s, &before);
         homes_restore(s, &before);
         rows_restore(s);
         log_info("restored", "workflows=%zu engines=%zu", before.home_count, conf->engine_count);

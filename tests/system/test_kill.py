@@ -92,6 +92,26 @@ def test_homes_and_totals_survive_a_scheduler(fleet):
 
 
 @pytest.mark.channel
+def link(fleet):
+    return get(fleet.admin_port, "/ready").json()["scheduler"]
+
+
+def test_models_that_an_engine_once_told_are_known_to_the_next_scheduler(channel):
+    with Fleet(engines=1, workers=1, channel=channel, engine_conf={"models": []}, with_mailbox=False) as f:
+        assert f.engine_rows()["e1"]["models"] == ["sim"]
+        f.engines[0].signal(signal.SIGSTOP)  # so that it cannot tell again
+        try:
+            f.scheduler.kill9()
+            wait_until("the worker knows", 10, lambda: link(f) == "down")
+            f.scheduler.start()
+            wait_until("the worker has the new scheduler", 10, lambda: link(f) != "down")
+            assert f.engine_rows()["e1"]["models"] == ["sim"]
+        finally:
+            f.engines[0].signal(signal.SIGCONT)
+        f.wait_engines()
+        assert f.chat().status == 200
+
+
 def test_scheduler_stopped_by_sigterm_and_started_again(fleet):
     with Load(fleet, threads=2) as load:
         load.wait_more(10)
