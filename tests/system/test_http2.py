@@ -30,6 +30,7 @@ def curl(f, body):
                            f"http://127.0.0.1:{f.port}{PATH}"], capture_output=True, text=True, timeout=secs(20))
 
 
+@pytest.mark.asan_ok
 def test_streams_are_not_taken_for_slow_heads(h2):
     """The time limit of a head ends no connection that has one."""
     def slow(conn, request):
@@ -51,6 +52,7 @@ def frame(kind, flags, stream, payload=b""):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
+@pytest.mark.asan_ok
 def test_client_that_only_resets_is_closed(h2):
     path = PATH.encode()
     head = b"\x83\x86\x04" + bytes([len(path)]) + path + b"\x01\x04test"

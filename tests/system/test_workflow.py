@@ -284,6 +284,7 @@ def test_long_poll_that_leaves_takes_no_message_with_it(hop):
     assert [m["payload"] for m in receive(hop, w, "t")] == ["kept"]
 
 
+@pytest.mark.asan_ok
 def test_messages_of_a_reader_that_left_before_the_answer_come_back_at_once():
     """Also when the answer meets nobody: the mailbox had not got to the call when its reader left."""
     with Fleet(engines=1, workers=1) as f:
@@ -301,6 +302,7 @@ def test_messages_of_a_reader_that_left_before_the_answer_come_back_at_once():
         wait_until("the message is back", 5, lambda: f.get(box).json()["messages"])
 
 
+@pytest.mark.asan_ok
 def test_messages_come_back_when_their_reader_breaks_off_in_the_answer(hop):
     w = new("broken-off")
     box = f"/v1/workflows/{w}/agents/b/messages"
@@ -322,6 +324,7 @@ def test_messages_come_back_when_their_reader_breaks_off_in_the_answer(hop):
     assert sorted(map(int, got)) == list(range(12))
 
 
+@pytest.mark.asan_ok
 def test_poll_ends_at_its_time_though_the_mailbox_is_gone():
     with Fleet(engines=1, workers=1) as f:
         with f.client() as c:
