@@ -391,7 +391,7 @@ void request_dispose(struct gw_request *r)
     timer_stop(&gw->timers, &r->timer);
     list_remove(&r->node);
     client_detach(r);
-    metric_observe(gw->m[GW_M_latency], (double)(now - r->arrived_ns) / 1e9);
+    metric_observe(gw->m[GW_M_latency], worker_model_seconds(gw, now - r->arrived_ns));
     if (r->end != ERR_OK) {
         worker_label_count(gw, GW_M_ended, err_code(r->end), 1);
         if (r->end != ERR_CLIENT_GONE || log_is_on(LOG_LEVEL_DEBUG))

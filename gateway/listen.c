@@ -72,6 +72,8 @@ static enum err address_open(struct gw *gw, const char *text, unsigned plus,
     const char *colon = strrchr(text, ':');
     char host[64], port[16];
     int fd = -1, on = 1;
+    unsigned long number;
+    char *end;
     size_t n;
 
     if (colon == NULL || (size_t)(colon - text) >= sizeof(host))
@@ -83,7 +85,10 @@ static enum err address_open(struct gw *gw, const char *text, unsigned plus,
         host[n - 1] = '\0';
         memmove(host, host + 1, n - 1);
     }
-    snprintf(port, sizeof(port), "%u", (unsigned)strtoul(colon + 1, NULL, 10) + plus);
+    number = strtoul(colon + 1, &end, 10);
+    if (end == colon + 1 || *end != '\0' || number + plus > 65535)
+        goto bad;
+    snprintf(port, sizeof(port), "%u", (unsigned)number + plus);
     if (getaddrinfo(host, port, &hints, &ai) != 0)
         goto bad;
     fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -28,6 +28,7 @@
 #include "gateway/worker.h"
 
 #define EXIT_UNAVAILABLE 69
+#define EXIT_LOOP_FAILED 70
 #define H2O_BODY_HEADROOM (1u << 20)
 #define KEPT_BUFFERS 64 /* of 8 KB */
 
@@ -374,6 +375,7 @@ int main(int argc, char **argv)
         .has_instance = true};
     static struct gw gw;
     enum err e;
+    int status = 0;
 
     proc_start(&args, argc, argv, &gw.conf);
     fault_init();
@@ -389,8 +391,9 @@ int main(int argc, char **argv)
     }
     log_info("ready", "listeners=%zu", gw.listener_count);
     proc_ready("running");
-    worker_run(&gw);
+    if (!worker_run(&gw))
+        status = EXIT_LOOP_FAILED;
     log_info("stopped", "requests=%u", gw.requests.used);
     gw_close(&gw);
-    return 0;
+    return status;
 }

@@ -96,7 +96,7 @@ static h2o_iovec_t bytes_take(struct gw_request *r)
             if (r->first_token_ns == 0 && r->tap.seen_token) {
                 r->first_token_ns = r->since_ns;
                 metric_observe(r->gw->m[GW_M_ttft],
-                               (double)(r->first_token_ns - r->arrived_ns) / 1e9);
+                               worker_model_seconds(r->gw, r->first_token_ns - r->arrived_ns));
             }
             if (rewritten)
                 bytes = h2o_iovec_init(r->out.base, r->out.len);

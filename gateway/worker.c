@@ -122,7 +122,12 @@ static int turn_wait_ms(const struct gw *gw, uint64_t now)
     return ms < TURN_MAX_MS ? (int)ms : (int)TURN_MAX_MS;
 }
 
-void worker_run(struct gw *gw)
+double worker_model_seconds(const struct gw *gw, uint64_t ns)
+{
+    return (double)ns / 1e9 * gw->conf->common.time_scale;
+}
+
+bool worker_run(struct gw *gw)
 {
     uint64_t now = clock_ns();
 
@@ -131,7 +136,7 @@ void worker_run(struct gw *gw)
     while (!is_drained(gw, now)) {
         if (h2o_evloop_run(gw->ctx.loop, turn_wait_ms(gw, now)) != 0 && errno != EINTR) {
             log_error("loop_failed", "error=\"%s\"", strerror(errno));
-            break;
+            return false;
         }
         now = clock_ns();
         timers_run(&gw->timers, now);
@@ -145,4 +150,5 @@ void worker_run(struct gw *gw)
             access_flush(gw);
     }
     access_flush(gw);
+    return true;
 }

@@ -82,7 +82,10 @@ struct gw {
     struct metric_series *m_error[ERR_COUNT];
 };
 
-void worker_run(struct gw *gw); /* until drained */
+bool worker_run(struct gw *gw); /* until drained; false: the loop itself failed */
+/* What metrics and reports show of a time that was measured here: seconds of the engines' clock
+ * (common.time_scale). */
+double worker_model_seconds(const struct gw *gw, uint64_t ns);
 
 /* Requests on gw->ready get their turn when everything that is readable now has been read. */
 void worker_dispatch_soon(struct gw *gw);
