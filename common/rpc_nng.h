@@ -61,6 +61,6 @@ void nngs_close(struct nngs *s);
 void nngs_answer(struct nngs_slot *slot, const void *a, size_t a_len, const void *b, size_t b_len);
 void nngs_check(struct nngs *s); /* about twice a second: brings back listeners that died */
 /* False: there is no such pipe any more. */
-bool nngs_pipe_is_alive(const struct nngs *s, uint32_t pipe, bool *is_local);
+bool nngs_pipe_is_alive(struct nngs *s, uint32_t pipe, bool *is_local);
 
 #endif

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,7 +25,8 @@
 #define ANSWER_TIMEOUT_MS 5000 /* a peer that reads no answers for so long loses them */
 #define RECEIVERS 4u           /* slots that listen while others are parked */
 #define LISTENERS 8u
-#define LISTENERS_EVER 64u /* with those that died */
+#define LISTENERS_MAX 64u /* with those that died and still have pipes */
+#define UNUSED_CHECKS 4u  /* checks without a pipe until a dead listener is closed */
 
 struct nngs_slot {
     struct inbox_item item;
@@ -44,11 +47,14 @@ struct nngs {
     struct nngs_listener {
         nng_listener listener;
         const char *url; /* NULL: has died; its pipes live on */
+        const char *was_url;
+        bool is_used; /* it had a pipe since the last check */
+        unsigned unused_checks;
         bool is_local;
         uint64_t failures; /* as nng counts them: most are harmless */
         int probe;         /* a connection of our own that must make a pipe, -1: none */
         unsigned probe_adds;
-    } listeners[LISTENERS_EVER];
+    } listeners[LISTENERS_MAX];
     unsigned listener_count;
     struct nng_security security;
     unsigned pipes_max;
@@ -278,7 +284,7 @@ void nngs_answer(struct nngs_slot *slot, const void *a, size_t a_len, const void
     nng_ctx_send(slot->ctx, slot->aio);
 }
 
-bool nngs_pipe_is_alive(const struct nngs *s, uint32_t pipe, bool *is_local)
+bool nngs_pipe_is_alive(struct nngs *s, uint32_t pipe, bool *is_local)
 {
     nng_pipe p = NNG_PIPE_INITIALIZER;
     unsigned i;
@@ -289,6 +295,7 @@ bool nngs_pipe_is_alive(const struct nngs *s, uint32_t pipe, bool *is_local)
     for (i = 0; i < s->listener_count; i++)
         if (id > 0 && nng_listener_id(s->listeners[i].listener) == id) {
             *is_local = s->listeners[i].is_local;
+            s->listeners[i].is_used = true;
             return true;
         }
     return false;
@@ -338,14 +345,47 @@ static void listener_replace(struct nngs *s, struct nngs_listener *l)
     const char *url = l->url;
     sigset_t old;
 
-    if (s->listener_count == LISTENERS_EVER)
+    if (s->listener_count == LISTENERS_MAX)
         return;
     old = nngx_signals_block();
     unlink(ipc_path(url));
-    if (nngs_listen(s, url) == 0)
+    if (nngs_listen(s, url) == 0) {
+        l->was_url = url;
         l->url = NULL;
+    }
     nngx_signals_restore(&old);
     log_warn("rpc_listener_replaced", "url=\"%s\" reason=\"it accepted no more\"", url);
+}
+
+/* nng unlinks the name that it has listened under, which is its successor's by now. */
+static void listener_close(struct nngs_listener *l, const char *path)
+{
+    char aside[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+
+    snprintf(aside, sizeof(aside), "%s.aside", path);
+    if (rename(path, aside) != 0)
+        return;
+    nng_listener_close(l->listener);
+    if (rename(aside, path) != 0)
+        log_error("rpc_listener_lost", "path=%s error=\"%s\"", path, strerror(errno));
+}
+
+/* A dead listener without pipes is given back; clients that it had let in and never served get to
+ * know of its end. Tells whether its row is free. */
+static bool listener_is_over(struct nngs *s, struct nngs_listener *l)
+{
+    unsigned i;
+
+    l->unused_checks = l->is_used ? 0 : l->unused_checks + 1;
+    l->is_used = false;
+    if (l->unused_checks < UNUSED_CHECKS)
+        return false;
+    for (i = 0; i < s->listener_count; i++)
+        if (s->listeners[i].url == l->was_url) {
+            listener_close(l, ipc_path(l->was_url));
+            return true;
+        }
+    return false;
 }
 
 static void listener_check(struct nngs *s, struct nngs_listener *l, nng_stat *all)
@@ -374,5 +414,8 @@ void nngs_check(struct nngs *s)
     for (i = 0; i < count; i++)
         if (ipc_path(s->listeners[i].url) != NULL)
             listener_check(s, &s->listeners[i], all);
+    for (i = s->listener_count; i-- > 0;)
+        if (s->listeners[i].url == NULL && listener_is_over(s, &s->listeners[i]))
+            s->listeners[i] = s->listeners[--s->listener_count];
     nng_stats_free(all);
 }

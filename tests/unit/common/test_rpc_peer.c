@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -572,6 +573,31 @@ static void callers_who_hang_up_at_once_do_not_close_the_door(void **state)
     good_client_is_served();
 }
 
+/* Each of them can end nng's listener; more ends than listeners fit into the server's table. */
+static void the_door_opens_again_however_often_it_closes(void **state)
+{
+    unsigned ends = 0, tries = 0, i;
+    struct stat was, now;
+
+    (void)state;
+    clock_set(clock_ns());
+    assert_int_equal(stat(ipc_path, &was), 0);
+    for (; ends < 80; tries++) {
+        assert_true(tries < 20000);
+        for (i = 0; i < 5; i++)
+            close(dial(ipc_path, SOCK_STREAM));
+        clock_advance(NS_PER_S / 2);
+        for (i = 0; i < 3; i++)
+            loop_turn(loop, 1);
+        assert_int_equal(stat(ipc_path, &now), 0);
+        ends += now.st_ino != was.st_ino;
+        was = now;
+    }
+    clock_set(0);
+    client_start(RPC_NNG);
+    good_client_is_served();
+}
+
 static void strangers_at_the_ring_door_are_turned_away(void **state)
 {
     uint64_t ticket[3] = {UINT64_C(0x31676e6972706c73), SESSION, 12345};
@@ -688,6 +714,7 @@ int main(void)
         peer_test(a_ring_that_breaks_is_made_anew_and_nothing_is_lost),
         peer_test(garbage_costs_only_its_own_connection),
         peer_test(callers_who_hang_up_at_once_do_not_close_the_door),
+        peer_test(the_door_opens_again_however_often_it_closes),
         peer_test(strangers_at_the_ring_door_are_turned_away),
         peer_test(a_peer_that_damages_its_ring_loses_it),
     };
