@@ -101,6 +101,37 @@ static void check_listen(const struct check *k, const char *name, const struct c
     }
 }
 
+static void check_listens(const struct check *k)
+{
+    const struct conf_gateway *g = &k->conf->gateway;
+    size_t i, j;
+
+    check_listen(k, "listen", &g->listen);
+    check_listen(k, "admin_listen", &g->admin_listen);
+    for (i = 0; i < g->listen.count; i++)
+        for (j = 0; j < g->admin_listen.count; j++)
+            if (strcmp(g->listen.items[i], g->admin_listen.items[j]) == 0)
+                complain(k, GATEWAY, 0, "admin_listen", "has an address of listen, too");
+}
+
+static bool is_one_of(const char *s, const char *const *names)
+{
+    while (*names != NULL && strcmp(s, *names) != 0)
+        names++;
+    return *names != NULL;
+}
+
+static void check_policies(const struct check *k)
+{
+    static const char *const alone[] = {"roundrobin", "least", NULL};
+    const struct conf_scheduler *s = &k->conf->scheduler;
+
+    if (strcmp(s->policy, "workflow") != 0 && !is_one_of(s->policy, alone))
+        complain(k, SCHEDULER, 0, "policy", "must be workflow, roundrobin or least");
+    if (!is_one_of(s->default_policy, alone))
+        complain(k, SCHEDULER, 0, "default_policy", "must be roundrobin or least");
+}
+
 static void check_url(const struct check *k, const char *name, const char *url)
 {
     const struct conf_common *c = &k->conf->common;
@@ -196,8 +227,8 @@ void conf_check(const struct conf *c, const struct conf_finder *f)
     check_url(&k, "mailbox_url", c->common.mailbox_url);
     check_pair(&k, COMMON, "rpc_tls_cert_file", c->common.rpc_tls_cert_file, "rpc_tls_key_file",
                c->common.rpc_tls_key_file);
-    check_listen(&k, "listen", &c->gateway.listen);
-    check_listen(&k, "admin_listen", &c->gateway.admin_listen);
+    check_listens(&k);
+    check_policies(&k);
     check_pair(&k, GATEWAY, "tls_cert_file", c->gateway.tls_cert_file, "tls_key_file",
                c->gateway.tls_key_file);
     check_sizes(&k);

@@ -391,7 +391,7 @@ static bool name_lock(const char *folder, const char *name, int *fd)
     char path[256];
 
     snprintf(path, sizeof(path), "%s/.%s.lock", folder, name);
-    *fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
+    *fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0640);
     if (*fd < 0)
         return false;
     if (flock(*fd, LOCK_EX | LOCK_NB) == 0)

@@ -121,7 +121,7 @@ static void retire(const char *path)
 {
     struct shm old = closed_shm();
     struct stat st;
-    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
     if (fd < 0)
         return;
@@ -164,7 +164,8 @@ static enum err open_existing(const char *path, enum shm_kind kind, uint32_t lay
 
     if (strlen(path) >= sizeof(s.path))
         return ERR_CONF;
-    fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
+    /* Without O_NONBLOCK the opening of a pipe under that name would wait for its writer. */
+    fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? ERR_NOT_FOUND : ERR_IO;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||

@@ -19,7 +19,8 @@
 #include "gateway/worker.h"
 
 #define FRESH_NS NS_PER_S
-#define REFUSED_MAX 64u /* in one sweep, each of which looks at everybody */
+#define REFUSED_NS (2 * NS_PER_S)
+#define REFUSE_MIN_BYTES (64u << 10)
 
 /* Buffers of waiting connections: h2o wants to "consume" the request at its end, so a stub of that
  * size must be there. */
@@ -63,8 +64,14 @@ static void on_sock_close(void *data)
     gw->by_fd[c->fd] = NULL;
     list_remove(&c->node);
     gw->client_count--;
+    buf_fini(&c->refusal);
     free(c);
-    if (!gw->accepting && !gw->draining)
+    clients_admit(gw);
+}
+
+void clients_admit(struct gw *gw)
+{
+    if (!gw->accepting && !gw->draining && !gw->stopped && gw->client_count < gw->client_max)
         listeners_pause(gw, false);
 }
 
@@ -89,7 +96,7 @@ void client_accepted(struct gw *gw, h2o_socket_t *sock)
     gw->client_count++;
     sock->on_close.cb = on_sock_close;
     sock->on_close.data = c;
-    if (gw->client_count >= gw->conf->gateway.max_connections)
+    if (gw->client_count >= gw->client_max)
         listeners_pause(gw, true);
 }
 
@@ -238,30 +245,62 @@ void client_drop_body(struct gw_request *r)
     r->body_dropped = true;
 }
 
-/* Says why and closes; for connections whose request h2o has not handed over yet. */
-static void client_refuse(struct client *c, enum err e)
+static void on_discard(h2o_socket_t *sock, const char *err)
 {
-    struct buf body = {0}, answer = {0};
+    struct client *c = sock->on_close.data;
+
+    if (err != NULL)
+        c->h2o_read(sock, err);
+    else
+        h2o_buffer_consume(&sock->input, sock->input->size);
+}
+
+static void on_refusal_written(h2o_socket_t *sock, const char *err)
+{
+    const struct client *c = sock->on_close.data;
+
+    shutdown(c->fd, err == NULL ? SHUT_WR : SHUT_RDWR);
+}
+
+static void refusal_make(struct buf *out, enum err e)
+{
+    struct buf body = {0};
     int retry_ms = err_retry_ms(e);
 
-    if (c->sock->ssl == NULL && !c->refused) {
-        respond_error_body(&body, DIALECT_OPENAI, e, NULL, NULL, "");
-        buf_addf(&answer, "HTTP/1.1 %u %s\r\nConnection: close\r\n", err_http(e),
-                 respond_reason(err_http(e)));
-        if (retry_ms > 0)
-            buf_addf(&answer, "Retry-After: %d\r\n", (retry_ms + 999) / 1000);
-        buf_addf(&answer, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-                 body.len);
-        buf_add(&answer, body.base, body.len);
-        if (send(c->fd, answer.base, answer.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-            log_debug("send_failed", "fd=%d", c->fd);
-        buf_fini(&body);
-        buf_fini(&answer);
-        worker_error_count(c->gw, e);
+    respond_error_body(&body, DIALECT_OPENAI, e, NULL, NULL, "");
+    buf_addf(out, "HTTP/1.1 %u %s\r\nConnection: close\r\n", err_http(e),
+             respond_reason(err_http(e)));
+    if (retry_ms > 0)
+        buf_addf(out, "Retry-After: %d\r\n", (retry_ms + 999) / 1000);
+    buf_addf(out, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body.len);
+    buf_add(out, body.base, body.len);
+    buf_fini(&body);
+}
+
+/* Says why and closes; for connections whose request h2o has not handed over yet, nor will: what it
+ * has of it is freed. A client in the middle of its body would not see our answer if we closed at
+ * once, so for REFUSED_NS what it still sends is read and thrown away. */
+static void client_refuse(struct client *c, enum err e, uint64_t now_ns)
+{
+    h2o_buffer_t *old = c->sock->input, *fresh;
+    h2o_iovec_t out;
+
+    log_info("client_closed", "fd=%d bytes=%zu reason=\"%s\"", c->fd, old->size, err_text(e));
+    worker_error_count(c->gw, e);
+    c->refused_ns = now_ns;
+    c->h2o_read = c->sock->_cb.read;
+    if (c->h2o_read == NULL || h2o_socket_is_writing(c->sock) ||
+        (c->sock->ssl != NULL && old->size == 0)) { /* perhaps not even past its handshake */
+        shutdown(c->fd, SHUT_RDWR);
+        return;
     }
-    c->refused = true;
-    log_info("client_closed", "fd=%d reason=\"%s\"", c->fd, err_text(e));
-    shutdown(c->fd, SHUT_RDWR);
+    h2o_buffer_init(&fresh, &h2o_socket_buffer_prototype);
+    c->sock->input = fresh;
+    h2o_buffer_dispose(&old);
+    h2o_socket_read_start(c->sock, on_discard);
+    refusal_make(&c->refusal, e);
+    out = h2o_iovec_init(c->refusal.base, c->refusal.len);
+    h2o_socket_write(c->sock, &out, 1, on_refusal_written);
 }
 
 static bool head_is_complete(const h2o_buffer_t *in)
@@ -274,33 +313,32 @@ static bool head_is_complete(const h2o_buffer_t *in)
     return phr_parse_request(in->bytes, in->size, &m, &ml, &p, &pl, &minor, headers, &count, 0) > 0;
 }
 
-/* Bodies on their way are held, too. Beyond the budget the biggest have to come again later. */
-static void bodies_limit(struct gw *gw)
+/* Bodies on their way are h2o's, and are held, too. The oldest keep their room; small ones are not
+ * the problem. */
+static void bodies_limit(struct gw *gw, uint64_t now_ns)
 {
-    uint64_t held = gw->body_bytes;
+    uint64_t coming = 0;
 
     list_for(n, &gw->clients)
     {
-        const struct client *c = container_of(n, struct client, node);
+        struct client *c = container_of(n, struct client, node);
+        size_t size = c->sock->input->size;
 
-        held += c->active == NULL && !c->refused ? c->sock->input->size : 0;
+        if (c->active != NULL || c->is_http2 || c->refused_ns != 0)
+            continue;
+        if (size > REFUSE_MIN_BYTES && gw->body_bytes + coming + size > gw->body_budget)
+            client_refuse(c, ERR_BUDGET, now_ns);
+        else
+            coming += size;
     }
-    for (unsigned turn = 0; held > gw->body_budget && turn < REFUSED_MAX; turn++) {
-        struct client *biggest = NULL;
+    gw->coming_bytes = coming;
+}
 
-        list_for(n, &gw->clients)
-        {
-            struct client *c = container_of(n, struct client, node);
-
-            if (c->active == NULL && !c->refused &&
-                (biggest == NULL || c->sock->input->size > biggest->sock->input->size))
-                biggest = c;
-        }
-        if (biggest == NULL || biggest->sock->input->size == 0)
-            return;
-        held -= biggest->sock->input->size;
-        client_refuse(biggest, ERR_BUDGET);
-    }
+/* HTTP/2 without a request so far: its server speaks first, HTTP/1's only when there is a head. */
+static bool is_new_http2(const struct client *c)
+{
+    return c->gw->conf->gateway.http2 && c->idle_since_ns == c->accepted_ns &&
+           c->sock->bytes_written > 0 && !head_is_complete(c->sock->input);
 }
 
 /* Several times a second: heads, bodies and idle connections that have had their time. h2o's own
@@ -309,14 +347,21 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
 {
     const struct conf_gateway *conf = &gw->conf->gateway;
 
-    bodies_limit(gw);
+    bodies_limit(gw, now_ns);
     list_for_safe(n, &gw->clients)
     {
         struct client *c = container_of(n, struct client, node);
         const h2o_buffer_t *in = c->sock->input;
         uint64_t limit_ms;
 
-        if (c->is_http2 || c->refused)
+        if (c->refused_ns != 0) {
+            if (now_ns - c->refused_ns > REFUSED_NS)
+                shutdown(c->fd, SHUT_RDWR);
+            continue;
+        }
+        if (!c->is_http2 && c->active == NULL && is_new_http2(c))
+            c->is_http2 = true;
+        if (c->is_http2)
             continue;
         if (c->active != NULL) {
             if (c->pipelined && !c->active->finished && has_closed(c->fd))
@@ -329,7 +374,7 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
             c->first_byte_ns = 0;
             /* A connection that never sent a byte owes us a head. */
             if (c->idle_since_ns == c->accepted_ns && idle_ms > conf->head_timeout_ms)
-                client_refuse(c, ERR_HEAD_TIMEOUT);
+                client_refuse(c, ERR_HEAD_TIMEOUT, now_ns);
             else if (idle_ms > conf->keepalive_timeout_ms)
                 shutdown(c->fd, SHUT_RDWR);
             continue;
@@ -338,7 +383,7 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
             c->first_byte_ns = c->idle_since_ns == c->accepted_ns ? c->accepted_ns : now_ns;
         limit_ms = head_is_complete(in) ? conf->body_timeout_ms : conf->head_timeout_ms;
         if ((now_ns - c->first_byte_ns) / NS_PER_MS > limit_ms)
-            client_refuse(c, ERR_HEAD_TIMEOUT);
+            client_refuse(c, ERR_HEAD_TIMEOUT, now_ns);
     }
 }
 

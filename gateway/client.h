@@ -7,6 +7,7 @@
 
 #include <h2o.h>
 
+#include "common/buf.h"
 #include "common/err.h"
 #include "common/list.h"
 
@@ -27,10 +28,12 @@ struct client {
     h2o_socket_t *sock;
     struct gw_request *active; /* HTTP/1: the request being answered */
     uint64_t accepted_ns, idle_since_ns,
-        first_byte_ns; /* first_byte: of a head or body that is not complete yet; 0 = none */
+        first_byte_ns;      /* first_byte: of a head or body that is not complete yet; 0 = none */
+    uint64_t refused_ns;    /* told to go; 0: not */
+    h2o_socket_cb h2o_read; /* of a refused one: h2o's own, for its end */
+    struct buf refusal;     /* what it is told; outlives the write */
     int fd;
     bool read_shut;  /* told to go while it was idle */
-    bool refused;    /* answered and shut down; h2o is about to notice */
     bool is_http2;   /* its streams and its idle time are h2o's business */
     unsigned resets; /* HTTP/2: streams that ended before their answer did */
     bool pipelined;  /* more than one request is here, so reading would not tell that it has left */
@@ -40,6 +43,7 @@ void client_accepted(struct gw *gw, h2o_socket_t *sock); /* before h2o_accept() 
 enum err listeners_open(struct gw *gw);
 void listeners_stop(struct gw *gw); /* accept no more */
 void listeners_pause(struct gw *gw, bool pause);
+void clients_admit(struct gw *gw); /* opens paused listeners where there is room again */
 void clients_sweep(struct gw *gw, uint64_t now_ns);
 void clients_drain(struct gw *gw); /* closes the idle ones; call until none is left */
 void clients_close_all(struct gw *gw);

@@ -13,17 +13,32 @@
 
 #include <systemd/sd-daemon.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "gateway/client.h"
 #include "gateway/worker.h"
 
 #define ACCEPT_BATCH 32
+#define ACCEPT_WARN_NS (10 * NS_PER_S)
 
 struct gw_listener {
     h2o_socket_t *sock;
     h2o_accept_ctx_t *accept;
     struct gw *gw;
 };
+
+/* The next sweep looks again: until a descriptor is free the waiting connection would wake us
+ * without end. */
+static void accept_failed(struct gw *gw)
+{
+    uint64_t now = clock_ns();
+
+    if (gw->accept_warned_ns == 0 || now - gw->accept_warned_ns > ACCEPT_WARN_NS) {
+        gw->accept_warned_ns = now;
+        log_warn("accept_failed", "connections=%u error=\"%s\"", gw->client_count, strerror(errno));
+    }
+    listeners_pause(gw, true);
+}
 
 static void on_acceptable(h2o_socket_t *sock, const char *err)
 {
@@ -36,12 +51,8 @@ static void on_acceptable(h2o_socket_t *sock, const char *err)
         h2o_socket_t *s = h2o_evloop_socket_accept(sock);
 
         if (s == NULL) {
-            /* The next sweep looks again: until a descriptor is free the waiting connection would
-             * wake us without end. */
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                log_warn("accept_failed", "error=\"%s\"", strerror(errno));
-                listeners_pause(l->gw, true);
-            }
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                accept_failed(l->gw);
             return;
         }
         client_accepted(l->gw, s);

@@ -16,6 +16,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/log.h"
+#include "common/must.h"
 #include "common/proc.h"
 #include "gateway/client.h"
 #include "gateway/engine_link.h"
@@ -54,19 +55,15 @@ static void on_watch(h2o_socket_t *sock, const char *err)
     w->on_readable(w->arg);
 }
 
-/* h2o closes the descriptors of its sockets; the channel's stay its own, so each watch has a copy.
- */
 static void *watch_add(void *ctx, int fd, void (*on_readable)(void *arg), void *arg)
 {
     struct gw *gw = ctx;
     struct fd_watch *w = calloc(1, sizeof(*w));
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
-    if (w == NULL || copy < 0)
-        abort();
+    must(w != NULL);
     w->on_readable = on_readable;
     w->arg = arg;
-    w->sock = h2o_evloop_socket_create(gw->ctx.loop, copy, H2O_SOCKET_FLAG_DONT_READ);
+    w->sock = h2o_evloop_socket_create(gw->ctx.loop, fd, H2O_SOCKET_FLAG_DONT_READ);
     w->sock->data = w;
     h2o_socket_read_start(w->sock, on_watch);
     return w;
@@ -75,9 +72,12 @@ static void *watch_add(void *ctx, int fd, void (*on_readable)(void *arg), void *
 static void watch_remove(void *ctx, void *watch)
 {
     struct fd_watch *w = watch;
+    h2o_socket_export_t mine;
 
     (void)ctx;
-    h2o_socket_close(w->sock);
+    /* Not closed: the descriptor is its owner's. */
+    if (h2o_socket_export(w->sock, &mine) == 0)
+        h2o_buffer_dispose(&mine.input);
     free(w);
 }
 
@@ -88,6 +88,30 @@ static void body_budget_set(struct gw *gw)
     gw->body_budget = gw->conf->gateway.body_budget_bytes;
     if (gw->body_budget == 0)
         gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
+}
+
+/* A quarter of the descriptors is for engines, channels and files: a worker whose clients hold them
+ * all could serve none of them. */
+static void client_max_set(struct gw *gw)
+{
+    unsigned wanted = gw->conf->gateway.max_connections;
+    struct rlimit files;
+    rlim_t room;
+
+    gw->client_max = wanted;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        return;
+    if (files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+            getrlimit(RLIMIT_NOFILE, &files);
+    }
+    room = files.rlim_cur > 64 ? files.rlim_cur / 4 * 3 - 24 : 16;
+    if (files.rlim_cur == RLIM_INFINITY || room >= wanted)
+        return;
+    gw->client_max = (unsigned)room;
+    log_warn("fewer_connections", "max_connections=%u now=%u open_files=%llu", wanted,
+             gw->client_max, (unsigned long long)files.rlim_cur);
 }
 
 static void drain_begin(struct gw *gw)
@@ -121,6 +145,7 @@ static void conf_take(struct gw *gw, struct conf *fresh)
     conf_free(gw->conf);
     gw->conf = fresh;
     body_budget_set(gw);
+    client_max_set(gw);
     log_info("reloaded", "file=%s", fresh->path);
 }
 
@@ -300,6 +325,7 @@ static enum err gw_open(struct gw *gw)
     look_init(gw);
     fleet_init(&gw->fleet, gw->conf->common.run_dir);
     body_budget_set(gw);
+    client_max_set(gw);
     gw->retry_tokens = 10;
     gw->retry_at_ns = clock_ns();
     e = server_open(gw);

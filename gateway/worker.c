@@ -15,6 +15,7 @@
 
 #define TURN_MAX_MS 1000u
 #define SWEEP_NS (250 * NS_PER_MS)
+#define SWEEP_SOON_NS (20 * NS_PER_MS) /* where bodies could outgrow their budget until then */
 #define ACCESS_FLUSH_BYTES 32768u
 
 void worker_count(struct gw *gw, enum gw_metric row, double v)
@@ -66,20 +67,22 @@ static void on_sweep(struct timer *t)
 {
     struct gw *gw = container_of(t, struct gw, sweep);
     uint64_t now = clock_ns();
+    bool much;
 
     engine_pools_sweep(gw, now);
     clients_sweep(gw, now);
     if (gw->draining)
         clients_drain(gw);
-    else if (!gw->accepting && gw->client_count < gw->conf->gateway.max_connections)
-        listeners_pause(gw, false);
+    else
+        clients_admit(gw);
     fleet_refresh(&gw->fleet, now);
     access_flush(gw);
     metric_set(gw->m[GW_M_connections], gw->client_count);
-    metric_set(gw->m[GW_M_body_bytes], (double)gw->body_bytes);
+    metric_set(gw->m[GW_M_body_bytes], (double)(gw->body_bytes + gw->coming_bytes));
     metric_beat(gw->metric_file);
     proc_alive();
-    timer_start(&gw->timers, &gw->sweep, now + SWEEP_NS);
+    much = gw->body_bytes + gw->coming_bytes > gw->body_budget / 2;
+    timer_start(&gw->timers, &gw->sweep, now + (much ? SWEEP_SOON_NS : SWEEP_NS));
 }
 
 static bool is_drained(const struct gw *gw, uint64_t now)

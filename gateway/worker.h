@@ -54,17 +54,19 @@ struct gw {
     struct gw_key *keys;
     size_t key_count;
     uint64_t body_bytes, body_budget;
-    double retry_tokens; /* the budget for repeats */
+    uint64_t coming_bytes; /* of requests that are not complete yet, at the last sweep */
+    double retry_tokens;   /* the budget for repeats */
     uint64_t retry_at_ns;
     uint64_t alone_turn; /* rotation of requests that are placed alone */
 
     struct list clients; /* client.c: every accepted connection */
     struct client **by_fd;
     size_t by_fd_count;
-    unsigned client_count;
+    unsigned client_count, client_max; /* max: as configured, or what descriptors allow */
     struct gw_listener *listeners;
     size_t listener_count;
     bool accepting;
+    uint64_t accept_warned_ns;
 
     bool draining, stopped;
     bool scheduler_lost; /* the link was up and closed; not merely not up yet */

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Too much of everything: bodies that are never finished, connections beyond the open files, odd files in run_dir."""
+import os
+import signal
+import ssl
+import subprocess
+
+import pytest
+from support.fleet import Fleet
+from support.rawhttp import RawClient, chat, get, request_bytes
+from support.wait import secs, wait_until
+
+BIG = 4 << 20
+
+
+def unfinished(headers=()):
+    """A request without its last byte."""
+    return request_bytes("POST", "/v1/chat/completions", chat(text="a" * BIG, max_tokens=1), headers)[:-1]
+
+
+@pytest.fixture(params=["plain", "tls"])
+def small_budget(request, tmp_path):
+    """A gateway that may hold 20 MB of bodies, and how to speak to it."""
+    settings, tls = {"body_budget_bytes": "20M", "max_body_bytes": "8M"}, None
+    if request.param == "tls":
+        cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                        "-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        settings |= {"tls_cert_file": str(cert), "tls_key_file": str(key)}
+        tls = ssl.create_default_context(cafile=str(cert))
+        tls.check_hostname = False
+    with Fleet(engines=1, workers=1, with_mailbox=False, gateway=settings) as f:
+        yield f, tls
+
+
+@pytest.mark.asan_ok
+def test_bodies_that_never_end_stay_within_the_budget(small_budget):
+    fleet, tls = small_budget
+    clients, refused = [], []
+    for _ in range(16):
+        c = RawClient(fleet.port, tls=tls)
+        clients.append(c)
+        try:
+            c.send(unfinished())
+        except OSError:
+            refused.append(c)
+    wait_until("somebody is refused", 10, lambda: fleet.metrics().sum("slipstream_gateway_errors_total", code="body_budget") >= 10)
+    wait_until("the budget is kept", 10, lambda: fleet.metrics().sum("slipstream_gateway_body_bytes") <= 20 << 20)
+    # The last to come was refused, in words; the first to come has kept its place.
+    last = next(c for c in reversed(clients) if c not in refused)
+    a = last.read_answer()
+    assert a.status == 429 and a.json()["error"]["code"] == "body_budget" and a.header("retry-after"), a
+    assert last.is_closed()
+    clients[0].send(b"}")
+    assert clients[0].read_answer().status in (200, 400)  # as the engine likes such a prompt
+    for c in clients:
+        c.close()
+    wait_until("nothing is held", 10, lambda: fleet.metrics().sum("slipstream_gateway_body_bytes") == 0)
+    with RawClient(fleet.port, tls=tls) as c:
+        c.request("POST", "/v1/chat/completions", chat(max_tokens=1))
+        assert c.read_answer().status == 200
+
+
+def cpu_ticks(p):
+    fields = open(f"/proc/{p.pid}/stat").read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.asan_ok
+def test_worker_out_of_open_files_serves_those_it_has():
+    f = Fleet(engines=1, workers=1)
+    w = f.workers[0]
+    w.argv = ["prlimit", "--nofile=64:64", *w.argv]
+    with f:
+        assert "fewer_connections" in w.log()
+        first = RawClient(f.port)
+        first.request("GET", "/v1/models")
+        assert first.read_answer().status == 200
+        crowd = [RawClient(f.port) for _ in range(100)]
+        wait_until("the worker is full", 5, lambda: w.fd_count() >= 32)
+        first.request("POST", "/v1/chat/completions", chat(max_tokens=1))
+        assert first.read_answer().status == 200
+        for c in crowd:
+            c.close()
+        first.close()
+        wait_until("the worker takes others again", 10, lambda: f.chat().status == 200)
+
+
+@pytest.mark.asan_ok
+def test_worker_whose_open_files_are_taken_away_survives_and_does_not_spin():
+    with Fleet(engines=1, workers=1) as f:
+        w = f.workers[0]
+        crowd = [RawClient(f.port) for _ in range(20)]
+        wait_until("all are in", 5, lambda: f.metrics().sum("slipstream_gateway_connections") >= 20)
+        subprocess.run(["prlimit", f"--pid={w.pid}", f"--nofile={w.fd_count()}"], check=True)
+        crowd += [RawClient(f.port) for _ in range(20)]
+        wait_until("accepting has failed", 5, lambda: "accept_failed" in w.log())
+        before = cpu_ticks(w)
+        f.scheduler.kill9()
+        f.scheduler.restart()
+        f.mailbox.kill9()
+        f.mailbox.restart()
+        wait_until("the scheduler's loss is noticed", 5, lambda: "scheduler_down" in w.log())
+        assert cpu_ticks(w) - before < secs(1) * os.sysconf("SC_CLK_TCK")
+        for c in crowd:
+            c.close()
+        wait_until("the scheduler is found again", 10, lambda: f.metrics().sum("slipstream_gateway_scheduler_up") == 1)
+        assert f.chat().status == 200
+
+
+@pytest.mark.asan_ok
+def test_pipes_and_links_among_the_metrics_stop_nobody():
+    with Fleet(engines=1, workers=1, with_mailbox=False) as f:
+        metrics = f.run_dir / "metrics"
+        os.mkfifo(metrics / "fifo")
+        (metrics / "folder").mkdir()
+        (metrics / "endless").symlink_to("/dev/zero")
+        (metrics / "loop").symlink_to("loop")
+        assert get(f.admin_port, "/metrics").status == 200
+        assert f.chat().status == 200
+        f.workers[0].signal(signal.SIGHUP)
+        assert f.chat().status == 200
