@@ -120,3 +120,17 @@ def test_pipes_and_links_among_the_metrics_stop_nobody():
         assert f.chat().status == 200
         f.workers[0].signal(signal.SIGHUP)
         assert f.chat().status == 200
+
+
+@pytest.mark.asan_ok
+def test_slow_upload_over_http2_has_the_time_of_a_body(tmp_path):
+    body = tmp_path / "body.json"
+    body.write_text('{"model":"sim","max_tokens":2,"messages":[{"role":"user","content":"' + "a" * 40000 + '"}]}')
+    head_ms = int(secs(600))
+    with Fleet(engines=1, workers=1, with_mailbox=False, gateway={"http2": True, "head_timeout_ms": head_ms}) as f:
+        rate = 40000 * 1000 // (3 * head_ms)  # it takes three times as long as a head may
+        r = subprocess.run(["curl", "-sS", "--noproxy", "*", "-m", str(secs(20)), "--http2-prior-knowledge", "--limit-rate",
+                            str(rate), "-o", "/dev/null", "-w", "%{http_version} %{http_code} %{time_total}",
+                            "--data-binary", f"@{body}", f"{f.base_url}/chat/completions"], capture_output=True, text=True)
+        assert r.stdout.startswith("2 200"), (r.stdout, r.stderr)
+        assert float(r.stdout.split()[2]) > head_ms / 1000 * 1.5
