@@ -335,6 +335,15 @@ class Fleet:
     def status(self, workflow):
         return self.get(f"/v1/workflows/{workflow}/status")
 
+    def settled(self, workflow, requests):
+        """Status of a workflow once so many requests have been counted and have all ended."""
+        def is_settled():
+            a = self.status(workflow)
+            s = a.json()
+            return a.status == 200 and s["total_requests"] == requests and s["inflight"] == 0 and s
+
+        return wait_until(f"{requests} requests of {workflow} are counted", 5, is_settled)
+
     def metrics(self, worker=1):
         """What the admin listener of one worker says about the whole fleet."""
         return parse_metrics(rawhttp.get(self.admin_port + worker - 1, "/metrics").body.decode())

@@ -6,7 +6,7 @@ import uuid
 import anthropic
 import pytest
 from support import raw_engine as re_
-from support.wait import secs, wait_until
+from support.wait import secs
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -64,7 +64,7 @@ def test_workflow_of_an_agent(client, sim):
     for _ in range(2):
         client.messages.create(model="sim", max_tokens=8, messages=[{"role": "user", "content": "long " * 400}],
                                extra_headers={"X-Workflow-ID": w, "X-Agent-ID": "main"})
-    wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 2)
+    sim.settled(w, 2)
     s = sim.status(w).json()
     assert s["cache_hit_rate"] > 0.3, "cache_read_input_tokens are not understood"
 

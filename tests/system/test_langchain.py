@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from support.wait import secs, wait_until
+from support.wait import secs
 
 
 @tool
@@ -66,13 +66,13 @@ def test_batch_of_a_workflow(sim):
     w = f"langchain-{uuid.uuid4().hex[:8]}"
     chat = chat_of(sim, extra_body={"workflow_metadata": {"workflow_id": w, "agent_id": "batch"}})
     assert [len(a.content) for a in chat.batch(["a", "b", "c", "d", "e"])] == [32] * 5
-    wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 5)
+    sim.settled(w, 5)
 
 
 def test_default_headers_name_the_workflow(sim):
     w = f"langchain-{uuid.uuid4().hex[:8]}"
     chat_of(sim, default_headers={"X-Workflow-ID": w, "X-Agent-ID": "lc"}).invoke("hello")
-    wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 1)
+    sim.settled(w, 1)
 
 
 def test_embeddings(sim):

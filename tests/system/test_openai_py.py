@@ -158,7 +158,7 @@ def test_workflow_in_the_base_url(sim):
     with client_of(sim, base_url=f"http://127.0.0.1:{sim.port}/wf/{w}/agents/planner/v1") as c:
         assert c.chat.completions.create(model="sim", messages=HELLO, max_tokens=4).choices
         assert [m.id for m in c.models.list()] == ["sim"]
-    wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 1)
+    sim.settled(w, 1)
     assert [a["agent_id"] for a in sim.status(w).json()["agents"]] == ["planner"]
 
 
@@ -169,7 +169,7 @@ def test_workflow_metadata_in_the_body(client, sim):
     for agent in ("planner", "coder"):
         client.chat.completions.create(model="sim", messages=HELLO, max_tokens=4, extra_body={
             "workflow_metadata": {"workflow_id": w, "agent_id": agent, "context_sharing_strategy": "auto"}})
-    wait_until("counted", 5, lambda: sim.status(w).json().get("total_requests") == 2)
+    sim.settled(w, 2)
     assert {a["agent_id"] for a in sim.status(w).json()["agents"]} == {"planner", "coder"}
 
 

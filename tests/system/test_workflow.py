@@ -26,12 +26,7 @@ def wf(workflow, agent=None):
 
 
 def settled(fleet, workflow, requests):
-    def is_settled():
-        s = fleet.status(workflow)
-        return s.status == 200 and s.json()["total_requests"] == requests and s.json()["inflight"] == 0
-
-    wait_until(f"{requests} requests of {workflow} are counted", 5, is_settled)
-    return fleet.status(workflow).json()
+    return fleet.settled(workflow, requests)
 
 
 # ---- homes ----
