@@ -9,8 +9,8 @@ import socket
 import pytest
 from support.errors import check_anthropic, check_openai, check_problem
 from support.fleet import Fleet
-from support.raw_engine import RawEngine, ok_stream
-from support.rawhttp import Broken, chat
+from support.raw_engine import RawEngine, answer, ok_stream
+from support.rawhttp import Broken, request_bytes
 
 PATH = "/v1/chat/completions"
 
