@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines that die, lie, stall and dribble; clients that leave or do not read."""
 import json
-import os
 import socket
 import threading
 import time
@@ -523,26 +522,6 @@ def test_request_beyond_the_last_place_is_503():
             engine.wait_request()
             check_openai(f.chat(), "busy", status=503, has_id=False)
         wait_until("the place is free again", 5, lambda: f.chat().status == 200)
-
-
-def test_worker_without_a_free_descriptor_waits_quietly():
-    with re_.RawEngine("raw") as engine:
-        f = Fleet(engines=[engine], workers=1, with_mailbox=False)
-        f.workers[0].argv = ["prlimit", "--nofile=80:80", *f.workers[0].argv]
-        with f:
-            clients = [f.client() for _ in range(150)]
-            wait_until("no descriptor is left", 5, lambda: "accept_failed" in f.workers[0].log())
-
-            def cpu():
-                return sum(map(int, Path(f"/proc/{f.workers[0].pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-
-            t0, before = time.monotonic(), cpu()
-            seen = f.workers[0].log().count("accept_failed")
-            wait_until("it looks again", 5, lambda: f.workers[0].log().count("accept_failed") >= seen + 3)
-            assert (cpu() - before) / os.sysconf("SC_CLK_TCK") < 0.5 * (time.monotonic() - t0), "it spins"
-            for c in clients:
-                c.close()
-            wait_until("it serves again", 10, lambda: f.chat().status == 200)
 
 
 def test_slow_head_is_408(pair):
