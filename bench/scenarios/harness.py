@@ -19,10 +19,15 @@ PEERS = os.path.join(ROOT, "bench", "peers")
 BIN = os.path.join(os.environ.get("BENCH_BUILD", os.path.join(ROOT, "build", "release")), "bin")
 TICK = os.sysconf("SC_CLK_TCK")
 
-# The process under test has one CPU to itself; generator, engine and scheduler share the rest.
 CPUS = sorted(os.sched_getaffinity(0))
-TEST_CPUS = CPUS[-1:]
-LOAD_CPUS = CPUS[:-1] or CPUS
+TEST_CPUS = list(CPUS)
+LOAD_CPUS = list(CPUS)
+
+
+def pin(apart):
+    """apart: the process under test has one CPU to itself, all others share the rest; else the kernel places everything."""
+    TEST_CPUS[:] = CPUS[-1:] if apart else CPUS
+    LOAD_CPUS[:] = (CPUS[:-1] or CPUS) if apart else CPUS
 
 
 class Missing(Exception):

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from harness import Bench, commit, machine, say
+from harness import Bench, commit, machine, pin, say
 
 NAMES = ["proxy", "stream", "bigbody", "route", "scale"]
 
@@ -38,6 +38,7 @@ def table(name, rows):
 def run(name, opts):
     say(f"{name}:")
     with Bench(opts) as b:
+        pin(os.environ.get("BENCH_PIN", "0" if name in ("proxy", "route") else "1") == "1")
         rows = importlib.import_module(name).run(b)
         others = sum(b.others) / max(1, len(b.others))
     table(name, rows)
