@@ -259,6 +259,7 @@ static void on_refusal_written(h2o_socket_t *sock, const char *err)
 {
     const struct client *c = sock->on_close.data;
 
+    client_poll_settle(sock);
     shutdown(c->fd, err == NULL ? SHUT_WR : SHUT_RDWR);
 }
 

@@ -90,28 +90,29 @@ static void body_budget_set(struct gw *gw)
         gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
 }
 
-/* A quarter of the descriptors is for engines, channels and files: a worker whose clients hold them
- * all could serve none of them. */
+/* Connections are counted by max_connections, not by what a shell allows by default. A quarter of
+ * what is allowed is for engines, channels and files: a worker whose clients hold all descriptors
+ * could serve none of them. */
 static void client_max_set(struct gw *gw)
 {
     unsigned wanted = gw->conf->gateway.max_connections;
-    struct rlimit files;
+    struct rlimit l;
     rlim_t room;
 
     gw->client_max = wanted;
-    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+    if (getrlimit(RLIMIT_NOFILE, &l) != 0)
         return;
-    if (files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
-            getrlimit(RLIMIT_NOFILE, &files);
+    if (l.rlim_cur < l.rlim_max) {
+        l.rlim_cur = l.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &l) != 0)
+            getrlimit(RLIMIT_NOFILE, &l);
     }
-    room = files.rlim_cur > 64 ? files.rlim_cur / 4 * 3 - 24 : 16;
-    if (files.rlim_cur == RLIM_INFINITY || room >= wanted)
+    room = l.rlim_cur > 64 ? l.rlim_cur / 4 * 3 - 24 : 16;
+    if (l.rlim_cur == RLIM_INFINITY || room >= wanted)
         return;
     gw->client_max = (unsigned)room;
-    log_warn("fewer_connections", "max_connections=%u now=%u open_files=%llu", wanted,
-             gw->client_max, (unsigned long long)files.rlim_cur);
+    log_warn("few_files", "limit=%llu max_connections=%u now=%u", (unsigned long long)l.rlim_cur,
+             wanted, gw->client_max);
 }
 
 static void drain_begin(struct gw *gw)
@@ -281,22 +282,6 @@ static void malloc_tune(void)
         SIZE_MAX; /* never to a file in the temporary folder */
 }
 
-/* Connections are counted by max_connections, not by what a shell allows by default. */
-static void files_allow(const struct conf_gateway *conf)
-{
-    struct rlimit l;
-
-    if (getrlimit(RLIMIT_NOFILE, &l) != 0)
-        return;
-    if (l.rlim_cur < l.rlim_max) {
-        l.rlim_cur = l.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &l);
-    }
-    if (l.rlim_max < (rlim_t)conf->max_connections * 2)
-        log_warn("few_files", "limit=%llu max_connections=%u", (unsigned long long)l.rlim_max,
-                 conf->max_connections);
-}
-
 static enum err access_open(struct gw *gw)
 {
     const char *path = gw->conf->gateway.access_log;
@@ -406,7 +391,6 @@ int main(int argc, char **argv)
     proc_start(&args, argc, argv, &gw.conf);
     fault_init();
     malloc_tune();
-    files_allow(&gw.conf->gateway);
     signal(SIGPIPE, SIG_IGN);
     gw.instance = args.instance;
     snprintf(gw.name, sizeof(gw.name), "gateway-%u", gw.instance);

@@ -72,7 +72,7 @@ def test_worker_out_of_open_files_serves_those_it_has():
     w = f.workers[0]
     w.argv = ["prlimit", "--nofile=64:64", *w.argv]
     with f:
-        assert "fewer_connections" in w.log()
+        assert "few_files" in w.log()
         first = RawClient(f.port)
         first.request("GET", "/v1/models")
         assert first.read_answer().status == 200
@@ -134,3 +134,17 @@ def test_slow_upload_over_http2_has_the_time_of_a_body(tmp_path):
                             "--data-binary", f"@{body}", f"{f.base_url}/chat/completions"], capture_output=True, text=True)
         assert r.stdout.startswith("2 200"), (r.stdout, r.stderr)
         assert float(r.stdout.split()[2]) > head_ms / 1000 * 1.5
+
+
+@pytest.mark.asan_ok
+def test_crowd_that_runs_out_of_time_at_once_is_told_and_let_go():
+    with Fleet(engines=1, workers=1, with_mailbox=False, gateway={"head_timeout_ms": 300, "body_timeout_ms": 600}) as f:
+        crowd = [RawClient(f.port) for _ in range(400)]
+        for c in crowd[::2]:
+            c.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n{")
+        for c in crowd:
+            assert c.read_answer().status == 408
+            assert c.is_closed()
+            c.close()
+        assert f.chat().status == 200
+        wait_until("all have gone", 5, lambda: f.metrics().sum("slipstream_gateway_connections") <= 1)
