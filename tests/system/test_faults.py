@@ -10,7 +10,7 @@ import openai
 import pytest
 from support import raw_engine as re_
 from support.errors import check_openai
-from support.fleet import Fleet
+from support.fleet import SANITIZED, Fleet
 from support.raw_engine import Flood
 from support.rawhttp import Broken, chat
 from support.wait import secs, wait_until
@@ -470,7 +470,8 @@ def test_client_that_does_not_read_holds_the_engine_back(raw):
         assert head.status == 200
         sent = flood.wait_blocked()
         assert sent < kernel_buffers(), f"{sent >> 20} MB were taken for a client that reads nothing"
-        assert raw.worker.rss_kb() - before < 16384, "the worker hoards"
+        allowed = 65536 if SANITIZED else 16384  # a sanitizer keeps freed memory for a while
+        assert raw.worker.rss_kb() - before < allowed, "the worker hoards"
         total = 0
         while (piece := c.read_chunk()) is not None:
             total += len(piece)

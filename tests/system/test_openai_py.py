@@ -215,7 +215,7 @@ def test_sdk_waits_for_a_dead_fleet_to_come_back():
         t = threading.Thread(target=call)
         t0 = time.monotonic()
         t.start()
-        f.wait_metric("slipstream_gateway_requests_total", 1, status="503")
+        f.wait_metric("slipstream_gateway_errors_total", 1, code="no_engine_available")
         engine.open()
         t.join(secs(15))
         assert result and result[0].choices[0].message.content == "fine"
