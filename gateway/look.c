@@ -14,7 +14,7 @@
 #include "gateway/worker.h"
 
 #define AT_ONCE_BYTES (64u << 10)
-#define PIECE_BYTES (192u << 10)
+#define PIECE_BYTES (96u << 10)
 #define TIMED_BYTES (16u << 10)
 
 enum look_stage { LOOK_IDLE, LOOK_INSPECT, LOOK_DIGEST };
