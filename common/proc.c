@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
@@ -130,6 +131,17 @@ static void log_start(const struct proc_args *args, enum log_level level)
     log_init(name, level);
 }
 
+/* Connections are limited by settings, not by what a shell allows by default. */
+static void files_allow(void)
+{
+    struct rlimit l;
+
+    if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+        l.rlim_cur = l.rlim_max;
+        (void)!setrlimit(RLIMIT_NOFILE, &l);
+    }
+}
+
 void proc_start(struct proc_args *args, int argc, char **argv, struct conf **conf)
 {
     struct parse p = {.args = args};
@@ -144,6 +156,7 @@ void proc_start(struct proc_args *args, int argc, char **argv, struct conf **con
     log_start(args, (enum log_level)(*conf)->common.log_level);
     signal(SIGPIPE, SIG_IGN);
     umask(0027);
+    files_allow();
     fault_init();
 }
 

@@ -13,6 +13,7 @@
 
 #include "common/clock.h"
 #include "common/fault.h"
+#include "common/log.h"
 #include "common/must.h"
 
 static char boot_id[40];
@@ -98,12 +99,16 @@ enum err shm_create(const char *path, enum shm_kind kind, uint32_t layout, size_
         return ERR_IO;
     unlink(name); /* of a dead process that had our pid */
     fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
-    if (fd < 0)
+    if (fd < 0) {
+        log_error("segment_failed", "path=%s error=\"%s\"", path, strerror(errno));
         return ERR_IO;
+    }
     /* Room is taken now: a full tmpfs is an error here, not a SIGBUS later. */
-    if (posix_fallocate(fd, 0, (off_t)bytes) == 0)
+    errno = posix_fallocate(fd, 0, (off_t)bytes);
+    if (errno == 0)
         e = map(&s, fd, bytes, true);
     if (e != ERR_OK) {
+        log_error("segment_failed", "path=%s bytes=%zu error=\"%s\"", path, bytes, strerror(errno));
         close(fd);
         unlink(name);
         return e;

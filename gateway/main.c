@@ -90,9 +90,8 @@ static void body_budget_set(struct gw *gw)
         gw->body_budget = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
 }
 
-/* Connections are counted by max_connections, not by what a shell allows by default. A quarter of
- * what is allowed is for engines, channels and files: a worker whose clients hold all descriptors
- * could serve none of them. */
+/* A quarter of the descriptors is for engines, channels and files: a worker whose clients hold them
+ * all could serve none of them. */
 static void client_max_set(struct gw *gw)
 {
     unsigned wanted = gw->conf->gateway.max_connections;
@@ -102,11 +101,6 @@ static void client_max_set(struct gw *gw)
     gw->client_max = wanted;
     if (getrlimit(RLIMIT_NOFILE, &l) != 0)
         return;
-    if (l.rlim_cur < l.rlim_max) {
-        l.rlim_cur = l.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &l) != 0)
-            getrlimit(RLIMIT_NOFILE, &l);
-    }
     room = l.rlim_cur > 64 ? l.rlim_cur / 4 * 3 - 24 : 16;
     if (l.rlim_cur == RLIM_INFINITY || room >= wanted)
         return;

@@ -5,12 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <curl/curl.h>
 #include <jansson.h>
 
 #include "common/buf.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/must.h"
 #include "scheduler/core.h"
 
@@ -36,6 +38,8 @@ struct slot {
     struct probe probes[PROBE_KINDS];
 };
 
+#define WARN_EVERY_NS (10 * NS_PER_S)
+
 struct prober {
     pthread_t thread;
     CURLM *multi;
@@ -50,6 +54,7 @@ struct prober {
 
     struct probe_conf now; /* the side thread's from here on */
     struct slot slots[ENGINES_MAX];
+    uint64_t warned_ns;
 };
 
 struct item {
@@ -174,13 +179,37 @@ static void probe_start(struct prober *p, struct probe *probe)
     probe->busy = true;
 }
 
+/* A probe that could not leave says nothing about its engine. */
+static bool is_out_of_files(struct prober *p, uint64_t now)
+{
+    int fd = dup(STDERR_FILENO);
+
+    if (fd >= 0) {
+        close(fd);
+        return false;
+    }
+    if (p->warned_ns == 0 || now - p->warned_ns > WARN_EVERY_NS) {
+        p->warned_ns = now;
+        log_warn("probe_failed", "reason=\"no descriptor is free: engines keep their state\"");
+    }
+    return true;
+}
+
 static void probe_done(struct prober *p, struct probe *probe, CURLcode code)
 {
     struct slot *slot = probe->slot;
-    struct item *it = item_new(p, probe);
-    struct probe_result *r = &it->result;
     uint64_t now = clock_ns();
+    struct probe_result *r;
+    struct item *it;
 
+    curl_multi_remove_handle(p->multi, probe->easy);
+    probe->busy = false;
+    if (code == CURLE_COULDNT_CONNECT && is_out_of_files(p, now)) {
+        probe->due_ns = now + p->now.interval_ms * NS_PER_MS;
+        return;
+    }
+    it = item_new(p, probe);
+    r = &it->result;
     result_fill(probe, code, r);
     if (probe->kind == PROBE_MODELS) {
         if (r->ok) {
@@ -194,8 +223,6 @@ static void probe_done(struct prober *p, struct probe *probe, CURLcode code)
             slot->probes[PROBE_MODELS].due_ns = now;
         slot->was_ok = r->ok;
     }
-    curl_multi_remove_handle(p->multi, probe->easy);
-    probe->busy = false;
     inbox_put(p->inbox, &it->base);
 }
 

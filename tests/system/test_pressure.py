@@ -109,6 +109,25 @@ def test_worker_whose_open_files_are_taken_away_survives_and_does_not_spin():
 
 
 @pytest.mark.asan_ok
+def test_scheduler_without_open_files_takes_no_engine_for_dead():
+    with Fleet(engines=2, workers=1, with_mailbox=False) as f:
+        limits = subprocess.run(["prlimit", f"--pid={f.scheduler.pid}", "--nofile", "--noheadings", "-o", "SOFT,HARD"],
+                                check=True, capture_output=True, text=True).stdout.split()
+        assert limits[0] == limits[1], "it did not take what it may have"
+        for e in f.engines:  # the probes' own connections have to be made anew
+            e.fault("close_idle")
+        subprocess.run(["prlimit", f"--pid={f.scheduler.pid}", "--nofile=3:"], check=True)
+        wait_until("a probe could not leave", 10, lambda: "no descriptor is free" in f.scheduler.log())
+        for _ in range(20):
+            assert f.chat().status == 200
+        assert "engine_down" not in f.scheduler.log()
+        subprocess.run(["prlimit", f"--pid={f.scheduler.pid}", "--nofile=1000:"], check=True)
+        f.engines[0].kill9()
+        wait_until("probes leave again", 10, lambda: "engine_down" in f.scheduler.log())
+        f.engines[0].restart()
+
+
+@pytest.mark.asan_ok
 def test_pipes_and_links_among_the_metrics_stop_nobody():
     with Fleet(engines=1, workers=1, with_mailbox=False) as f:
         metrics = f.run_dir / "metrics"
@@ -148,3 +167,19 @@ def test_crowd_that_runs_out_of_time_at_once_is_told_and_let_go():
             c.close()
         assert f.chat().status == 200
         wait_until("all have gone", 5, lambda: f.metrics().sum("slipstream_gateway_connections") <= 1)
+
+
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("program", ["slipstream-scheduler", "slipstream-mailbox", "slipstream-gateway"])
+def test_full_run_dir_is_said_clearly(program):
+    f = Fleet(engines=0, workers=0, with_scheduler=False, with_mailbox=False)  # never started
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", f.run_dir], capture_output=True).returncode != 0:
+        pytest.skip("may not mount")
+    try:
+        p = f.process(program).start()
+        assert p.wait_end(10) != 0
+        assert "No space left on device" in p.log() and str(f.run_dir) in p.log(), p.log()
+        p.check_log()
+    finally:
+        subprocess.run(["umount", "-l", f.run_dir], check=True)
+        f.kill()
