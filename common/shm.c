@@ -218,6 +218,14 @@ bool shm_is_current(const struct shm *s)
     return s->head != NULL && atomic_load_explicit(&s->head->retired, memory_order_acquire) == 0;
 }
 
+bool shm_has_its_name(const struct shm *s)
+{
+    struct stat named, mine;
+
+    return s->head != NULL && stat(s->path, &named) == 0 && fstat(s->fd, &mine) == 0 &&
+           named.st_ino == mine.st_ino && named.st_dev == mine.st_dev;
+}
+
 void shm_beat(struct shm *s)
 {
     atomic_store_explicit(&s->head->beat_ms, clock_ms(), memory_order_release);

@@ -59,6 +59,9 @@ enum err shm_adopt(const char *path, enum shm_kind kind, uint32_t layout, size_t
 enum err shm_open_ro(const char *path, enum shm_kind kind, uint32_t layout, size_t bytes,
                      struct shm *out);
 bool shm_is_current(const struct shm *s); /* false: a successor took the name, open again */
+/* false: another file, or none, is under the name that s was opened by. Costs two system calls.
+ * Where a stranger removed or replaced the file, its successor could not retire s. */
+bool shm_has_its_name(const struct shm *s);
 void shm_beat(struct shm *s);
 uint64_t shm_beat_age_ms(const struct shm *s);
 void shm_close(struct shm *s); /* closed twice is fine */

@@ -70,24 +70,31 @@ static void rows_copy(struct fleet *f)
     f->count = count;
 }
 
-void fleet_refresh(struct fleet *f, uint64_t now_ns)
+/* Opens what is under the name now, unless that is what we have: the file of a writer that is slow,
+ * or dead without a successor. */
+static void segment_open(struct fleet *f, uint64_t now_ns)
+{
+    struct shm s;
+
+    if (f->looked_ns != 0 && now_ns - f->looked_ns < LOOK_AGAIN_NS)
+        return;
+    f->looked_ns = now_ns;
+    if (f->seg != NULL && shm_is_current(&f->shm) && shm_has_its_name(&f->shm))
+        return;
+    if (shm_open_ro(f->path, SHM_FLEET, FLEET_LAYOUT, sizeof(struct fleet_segment), &s) != ERR_OK)
+        return; /* the copy that we have must do */
+    shm_close(&f->shm);
+    f->shm = s;
+    f->seg = (const struct fleet_segment *)(const void *)f->shm.head;
+    f->conf_epoch = UINT64_MAX;
+}
+
+static void rows_follow(struct fleet *f)
 {
     uint64_t epoch;
 
-    if (f->seg == NULL || !shm_is_current(&f->shm)) {
-        struct shm s;
-
-        if (now_ns - f->looked_ns < LOOK_AGAIN_NS && f->looked_ns != 0)
-            return;
-        f->looked_ns = now_ns;
-        if (shm_open_ro(f->path, SHM_FLEET, FLEET_LAYOUT, sizeof(struct fleet_segment), &s) !=
-            ERR_OK)
-            return; /* the copy that we have must do */
-        shm_close(&f->shm);
-        f->shm = s;
-        f->seg = (const struct fleet_segment *)(const void *)f->shm.head;
-        f->conf_epoch = UINT64_MAX;
-    }
+    if (f->seg == NULL)
+        return;
     epoch = atomic_load_explicit(&f->seg->conf_epoch, memory_order_acquire);
     if (epoch == f->conf_epoch)
         return;
@@ -95,11 +102,19 @@ void fleet_refresh(struct fleet *f, uint64_t now_ns)
     rows_copy(f);
 }
 
+void fleet_refresh(struct fleet *f, uint64_t now_ns)
+{
+    if (!fleet_is_fresh(f) || !shm_is_current(&f->shm))
+        segment_open(f, now_ns);
+    rows_follow(f);
+}
+
 void fleet_reread(struct fleet *f, uint64_t now_ns)
 {
     f->looked_ns = 0;
     f->conf_epoch = UINT64_MAX;
-    fleet_refresh(f, now_ns);
+    segment_open(f, now_ns);
+    rows_follow(f);
 }
 
 bool fleet_is_fresh(const struct fleet *f)

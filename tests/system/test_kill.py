@@ -503,6 +503,25 @@ def test_rubbish_under_a_running_fleet_hurts_nobody(change):
         assert f.chat(headers=wf("rubbish")).status == 200
 
 
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_lost_segment_does_not_tie_a_worker_to_a_dead_scheduler(how):
+    with Fleet(engines=2, workers=1, with_mailbox=False) as f:
+        assert f.chat(headers=wf("lost")).status == 200
+        if how == "removed":
+            (f.run_dir / "fleet").unlink()
+        else:
+            rewrite(f.run_dir / "fleet", CHANGES["random behind the head"])
+        f.scheduler.kill9()
+        f.scheduler.restart()
+        f.engines[0].kill9()
+        f.wait_engines(["e2"])
+        f.engines[0].restart()
+        f.wait_engines(["e1", "e2"])
+        for i in range(8):
+            assert f.chat(headers=wf(f"lost-{i}")).status == 200
+
+
 # ---- days that only builds with faults armed can have ----
 
 def armed():
