@@ -4,11 +4,12 @@
 
 #include "common/conf.h"
 #include "common/err.h"
+#include "scheduler/policy_spec.h"
 
 /*
  * Prints the pages of docs/reference/ and examples/slipstream.yaml from the tables.
  *
- *   slip_reference config | errors | metrics | faults | example
+ *   slip_reference config | errors | metrics | faults | policies | example
  */
 static void errors_print(struct buf *out)
 {
@@ -109,8 +110,8 @@ int main(int argc, char **argv)
         const char *name;
         void (*print)(struct buf *out);
     } pages[] = {
-        {"config", conf_reference}, {"errors", errors_print},  {"metrics", metrics_print},
-        {"faults", faults_print},   {"example", conf_example},
+        {"config", conf_reference}, {"errors", errors_print},     {"metrics", metrics_print},
+        {"faults", faults_print},   {"policies", spec_reference}, {"example", conf_example},
     };
     struct buf out = {0};
     size_t i;
@@ -118,13 +119,14 @@ int main(int argc, char **argv)
     for (i = 0; argc == 2 && i < sizeof(pages) / sizeof(pages[0]); i++) {
         if (strcmp(pages[i].name, argv[1]) != 0)
             continue;
-        if (i == 4) /* the only page that is no Markdown */
+        if (i == 5) /* the only page that is no Markdown */
             buf_adds(&out, "# SPDX-License-Identifier: Apache-2.0\n");
         pages[i].print(&out);
         fwrite(out.base, 1, out.len, stdout);
         buf_fini(&out);
         return fflush(stdout) == 0 ? 0 : 1;
     }
-    fprintf(stderr, "usage: slip_reference config | errors | metrics | faults | example\n");
+    fprintf(stderr,
+            "usage: slip_reference config | errors | metrics | faults | policies | example\n");
     return 64;
 }
