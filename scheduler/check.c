@@ -2,20 +2,28 @@
 #include "common/must.h"
 #include "scheduler/state.h"
 
-static void check_engines(const struct core *c)
+static void check_engines(const struct core *c, uint32_t stays[ENGINES_MAX])
 {
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         const struct engine *e = &c->fleet.engines[i];
-        uint32_t running = 0;
+        uint32_t running = 0, prefilling = 0, alone = 0;
 
         must(set_has(&c->fleet.used, i) == e->used);
         must(e->used || !set_has(&c->fleet.alive, i));
         list_for(pos, &e->leases)
         {
-            must(container_of(pos, struct lease, of_engine)->engine == e);
+            const struct lease *l = container_of(pos, struct lease, of_engine);
+
+            must(l->engine == e && l->loaded);
+            must((l->stay != NULL) == (l->workflow != NULL));
+            must(l->stay == NULL || l->stay->engine == e);
+            prefilling += l->prefilling;
+            alone += l->stay == NULL;
             running++;
         }
-        must(e->running == running);
+        must(e->running == running && e->prefilling == prefilling);
+        stays[i] = alone; /* check_stays() takes the workflows' */
+        must(prefilling > 0 || e->q_seconds == 0);
     }
 }
 
@@ -87,11 +95,37 @@ static void check_workflows(const struct core *c)
         }
 }
 
+static void check_stays(const struct core *c, uint32_t stays[ENGINES_MAX])
+{
+    uint32_t count = 0;
+
+    list_for(pos, &c->by_age)
+    {
+        const struct workflow *w = container_of(pos, const struct workflow, by_age);
+
+        list_for(at, &w->stays)
+        {
+            const struct stay *s = container_of(at, const struct stay, of_workflow);
+            uint32_t inflight = 0;
+
+            list_for(of, &w->leases) inflight +=
+                container_of(of, const struct lease, of_workflow)->stay == s;
+            must(inflight == s->inflight && inflight > 0);
+            stays[s->engine->index]++;
+            count++;
+        }
+    }
+    must(count == c->load.stays.used);
+    for (uint32_t i = 0; i < ENGINES_MAX; i++)
+        must(c->fleet.engines[i].workflows == stays[i]);
+}
+
 void core_check(const struct core *c)
 {
-    uint32_t leases = 0, workers = 0;
+    uint32_t leases = 0, workers = 0, stays[ENGINES_MAX], timers = 0;
 
-    check_engines(c);
+    check_engines(c, stays);
+    check_stays(c, stays);
     check_workflows(c);
     for (uint32_t i = 0; i < c->conf.max_workers; i++) {
         workers += c->workers[i].known;
@@ -102,10 +136,12 @@ void core_check(const struct core *c)
 
             must(l->worker == i && timer_is_running(&l->deadline));
             leases++;
+            timers += 1 + timer_is_running(&l->first_due);
         }
     }
+    must(timers == c->timers.len);
     must(workers == c->stats.workers);
-    must(leases == c->stats.leases && leases == c->leases.used && leases == c->timers.len);
+    must(leases == c->stats.leases && leases == c->leases.used);
     must(c->lease_index.used == leases && c->agent_index.used == c->agents.used &&
          c->workflow_index.used == c->workflows.used);
 }

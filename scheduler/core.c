@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scheduler/core.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/must.h"
 #include "scheduler/state.h"
+
+#define RATIO_START 4.0
 
 /* ---- words ---- */
 
@@ -104,10 +107,9 @@ static int64_t priority_of(const struct core *c, const struct lease *l)
 }
 
 static void action_go(struct core *c, const struct query *q, const struct lease *l,
-                      const struct policy *policy)
+                      const struct policy *policy, uint32_t first_row)
 {
     struct action *act = action_add(c, ACT_GO);
-    double hit = (double)l->view.here * TEXT_BLOCK + l->view.gen_tokens * l->model->ratio;
 
     act->worker = q->worker;
     act->handle = q->handle;
@@ -115,12 +117,11 @@ static void action_go(struct core *c, const struct query *q, const struct lease 
     act->engine_generation = l->engine->generation;
     act->reason = l->reason;
     act->policy = policy->name;
-    act->hit = q->prompt_bytes == 0 || l->view.here == 0 ? 0
-               : hit < q->prompt_bytes                   ? (float)(hit / q->prompt_bytes)
-                                                         : 1;
+    act->hit = lease_hit(c, l);
     act->priority = priority_of(c, l);
     act->deadline_ns = l->deadline.at_ns - c->now;
     act->waited_ns = q->waited_ns;
+    act->receipt = receipt_add(c, first_row, l, policy->name);
     act->workflow = l->workflow != NULL ? l->workflow->self : 0;
     c->stats.decisions[l->reason]++;
 }
@@ -129,13 +130,16 @@ static void action_go(struct core *c, const struct query *q, const struct lease 
 
 static enum err conf_apply(struct core *c, const struct core_conf *conf)
 {
-    const struct policy *policy = policy_find(conf->policy),
-                        *fallback = policy_find(conf->default_policy);
+    struct policy_spec spec, fallback;
 
-    if (policy == NULL || fallback == NULL || fallback == &policy_workflow)
+    if (spec_parse(conf->policy, &spec, NULL, 0) != ERR_OK ||
+        spec_parse(conf->default_policy, &fallback, NULL, 0) != ERR_OK ||
+        spec_needs_workflow(&fallback))
         return ERR_CONF;
-    c->policy = policy;
-    c->fallback = fallback;
+    c->spec = spec;
+    c->fallback_spec = fallback;
+    c->policy = policy_get(&spec);
+    c->fallback = policy_get(&fallback);
     c->conf.max_agents = conf->max_agents;
     c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
     c->conf.agent_active_ns = conf->agent_active_ns;
@@ -143,6 +147,10 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->conf.load_bound = conf->load_bound;
     c->conf.load_slack = conf->load_slack;
     c->conf.probe_failures = conf->probe_failures;
+    c->conf.gate_wait_ns = conf->gate_wait_ns;
+    c->conf.group_wait_ms = conf->group_wait_ms;
+    if (c->policy->opened != NULL)
+        c->policy->opened(c);
     return ERR_OK;
 }
 
@@ -161,12 +169,15 @@ enum err core_new(const struct core_conf *conf, struct core **out)
     must(c != NULL);
     c->conf = *conf;
     c->conf.policy = c->conf.default_policy = NULL;
+    if (c->conf.text_block == 0)
+        c->conf.text_block = TEXT_BLOCK;
     err = conf_apply(c, conf);
     if (err != ERR_OK) {
         free(c);
         return err;
     }
-    fleet_init(&c->fleet);
+    fleet_init(&c->fleet, conf->ratio > 0 ? conf->ratio : RATIO_START);
+    load_init(&c->load, conf->max_leases);
     c->workers = calloc(conf->max_workers, sizeof(*c->workers));
     must(c->workers != NULL);
     for (uint32_t i = 0; i < conf->max_workers; i++)
@@ -190,6 +201,8 @@ void core_free(struct core *c)
     if (c == NULL)
         return;
     timers_fini(&c->timers);
+    receipts_fini(&c->receipts);
+    load_fini(&c->load);
     table_fini(&c->lease_index);
     table_fini(&c->agent_index);
     table_fini(&c->workflow_index);
@@ -210,7 +223,12 @@ static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
     struct fleet *f = &c->fleet;
     struct engine_set serves, open;
 
-    *ask = (struct ask){.query = q, .model = fleet_model(f, q->model)};
+    *ask = (struct ask){.query = q,
+                        .model = fleet_model(f, q->model),
+                        .blocks = q->digest_count,
+                        .cached = c->look.tokens,
+                        .cached_blocks = c->look.blocks,
+                        .cost = c->look.cost};
     if (ask->model != NULL) {
         serves = ask->model->engines;
     } else {
@@ -229,6 +247,16 @@ static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
         return ERR_NO_ENGINE;
     ask->tokens = (uint32_t)(q->prompt_bytes / ask->model->ratio);
     return ERR_OK;
+}
+
+/* What the engines hold of it. */
+static void ask_look(struct core *c, const struct ask *ask)
+{
+    set_for(i, &ask->may)
+    {
+        c->look.tokens[i] = c->look.blocks[i] = 0;
+        c->look.cost[i] = NAN;
+    }
 }
 
 static enum err ask_identity(struct core *c, const struct query *q, struct ask *ask)
@@ -280,6 +308,8 @@ static enum err dispatch(struct core *c, const struct ask *ask, struct engine *e
             l->end_digest = q->digests[q->digest_count - 1];
         }
     }
+    if (e != NULL)
+        load_join(c, l);
     if (c->policy->dispatched != NULL)
         c->policy->dispatched(c, l);
     if (e != NULL) {
@@ -314,12 +344,15 @@ static void on_query(struct core *c, const struct query *q)
         err = ask_identity(c, q, &ask);
     if (err == ERR_OK) {
         const struct policy *policy = ask.workflow != NULL ? c->policy : c->fallback;
+        uint32_t first;
 
-        policy->place(c, &ask, &choice);
-        must(choice.engine != NULL);
+        ask.spec = ask.workflow != NULL ? &c->spec : &c->fallback_spec;
+        ask_look(c, &ask);
+        must(policy->place(c, &ask, &choice) && choice.engine != NULL);
+        first = receipt_rows(c, &ask);
         err = dispatch(c, &ask, choice.engine, choice.reason, &l);
         if (err == ERR_OK) {
-            action_go(c, q, l, policy);
+            action_go(c, q, l, policy, first);
             return;
         }
     }
@@ -419,6 +452,48 @@ static enum err on_engine(struct core *c, const struct event *ev)
     return err;
 }
 
+static enum err on_stats(struct core *c, const struct stats_event *ev)
+{
+    struct engine *e = fleet_find(&c->fleet, ev->index, ev->generation);
+    struct engine_stats *s;
+
+    if (e == NULL)
+        return ERR_NOT_FOUND;
+    s = &e->stats;
+    s->at_ns = c->now;
+    if (ev->has_running)
+        s->running = ev->running;
+    if (ev->has_waiting)
+        s->waiting = ev->waiting;
+    if (ev->has_kv_tokens)
+        s->kv_tokens = ev->kv_tokens;
+    if (ev->has_kv_used)
+        s->kv_used_tokens = ev->kv_used_tokens;
+    s->has_running |= ev->has_running;
+    s->has_waiting |= ev->has_waiting;
+    s->has_kv_tokens |= ev->has_kv_tokens;
+    s->has_kv_used |= ev->has_kv_used;
+    if (c->policy->stats != NULL)
+        c->policy->stats(c, e);
+    return ERR_OK;
+}
+
+static enum err on_kv(struct core *c, enum event_type type, const struct kv_event *ev)
+{
+    struct engine *e = fleet_find(&c->fleet, ev->index, ev->generation);
+
+    if (e == NULL)
+        return ERR_NOT_FOUND;
+    e->kv_events = true;
+    if (type == EV_KV_STORED)
+        e->kv_resident += ev->tokens;
+    else if (type == EV_KV_REMOVED && ev->tokens < e->kv_resident)
+        e->kv_resident -= ev->tokens;
+    else
+        e->kv_resident = 0;
+    return ERR_OK;
+}
+
 /* ---- workers and their reports ---- */
 
 static enum err on_worker(struct core *c, const struct event *ev)
@@ -463,6 +538,7 @@ static enum err on_report(struct core *c, enum event_type type, const struct rep
     }
     if (type == EV_FIRST_BYTE) {
         l->first_byte = true;
+        load_first_byte(c, l);
         if (c->policy->first_byte != NULL)
             c->policy->first_byte(c, l);
         return ERR_OK;
@@ -518,17 +594,11 @@ static enum err on_tick(struct core *c)
 {
     timers_run(&c->timers, c->now);
     workflows_expire(c);
-    if (c->policy->tick != NULL)
-        c->policy->tick(c);
     return ERR_OK;
 }
 
-enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, struct actions *out)
+static enum err event_take(struct core *c, const struct event *ev)
 {
-    if (now_ns > c->now)
-        c->now = now_ns;
-    c->out = out;
-    out->count = 0;
     switch (ev->type) {
     case EV_ENGINE_SET:
     case EV_ENGINE_MODELS:
@@ -536,6 +606,12 @@ enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, stru
         return on_engine(c, ev);
     case EV_ENGINE_HEALTH:
         return on_health(c, &ev->health);
+    case EV_ENGINE_STATS:
+        return on_stats(c, &ev->stats);
+    case EV_KV_STORED:
+    case EV_KV_REMOVED:
+    case EV_KV_CLEARED:
+        return on_kv(c, ev->type, &ev->kv);
     case EV_WORKER_HELLO:
     case EV_WORKER_GONE:
     case EV_RESUME_LAST:
@@ -566,6 +642,27 @@ enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, stru
     return ERR_BUG;
 }
 
+static bool may_make_room(enum event_type type)
+{
+    return type != EV_QUERY && type != EV_DISPATCHED && type != EV_RESUME &&
+           type != EV_AGENT_NOTE && type != EV_WF_RESTORE && type != EV_KV_STORED &&
+           type != EV_KV_REMOVED;
+}
+
+enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, struct actions *out)
+{
+    enum err err;
+
+    if (now_ns > c->now)
+        c->now = now_ns;
+    c->out = out;
+    out->count = 0;
+    receipts_clear(&c->receipts);
+    err = event_take(c, ev);
+    if (c->policy->drain != NULL && may_make_room(ev->type))
+        c->policy->drain(c);
+    return err;
+}
 uint64_t core_next_deadline(const struct core *c)
 {
     uint64_t next = timers_next(&c->timers), other = workflows_next_expiry(c);

@@ -22,12 +22,14 @@
 #define ENGINES_MAX 256u
 #define ENGINE_NONE UINT32_MAX
 #define ENGINE_MODELS_MAX 16u
+#define ENGINE_KV_TOKENS 400000u
 #define ID_MAX 256u
 #define TENANT_MAX 200u
 #define MODEL_MAX 200u
 #define DIGESTS_MAX 4096u
 #define AVOID_MAX 32u
-#define TEXT_BLOCK 512u /* bytes of prompt text behind one digest */
+#define TEXT_BLOCK 512u /* bytes of prompt text behind one digest, unless conf.text_block says */
+#define GROUP_MAX 256u
 
 struct text { /* not NUL-terminated */
     const char *p;
@@ -61,8 +63,25 @@ struct core_conf {
     uint32_t load_slack;
     uint32_t probe_failures;
     uint64_t hash_seed; /* random where strangers choose ids; any fixed one in simulations */
-    const char *policy, *default_policy; /* names; borrowed for the call */
+    /* name[:key=value]..., of scheduler/policies.def; borrowed for the call */
+    const char *policy, *default_policy;
+    uint32_t text_block;    /* bytes of prompt text behind one digest; 0: TEXT_BLOCK */
+    double ratio;           /* bytes of prompt text per token to start with; 0: 4 */
+    bool ratio_fixed;       /* nothing is learned from usage */
+    uint64_t gate_wait_ns;  /* longest wait of a request that is held; 0: no limit */
+    uint32_t group_wait_ms; /* how long siblings of one group wait for each other */
 };
+
+/*
+ * Seconds of one engine step: base + tok * prefilled tokens + attn * prefilled tokens * their
+ * context + kv * KV tokens read by decodes + seq * decodes. Prefilling u uncached tokens of a
+ * prompt of n takes tok * u + attn * u * (n - u / 2).
+ */
+struct time_model {
+    double base, tok, attn, kv, seq;
+};
+
+enum class { CLASS_INTERACTIVE, CLASS_DEFAULT, CLASS_BATCH, CLASS_COUNT };
 
 enum event_type {
     EV_ENGINE_SET,    /* engine: a new one, or other flags for one that is there */
@@ -71,13 +90,17 @@ enum event_type {
     EV_ENGINE_GONE,   /* engine: index; what is in flight there may end in its own time */
     EV_WORKER_HELLO,  /* worker */
     EV_WORKER_GONE,   /* worker */
-    EV_QUERY,         /* query: answered by exactly one ACT_GO or ACT_NO */
+    EV_ENGINE_STATS,  /* stats: scraped from the engine */
+    EV_KV_STORED,     /* kv: the engine holds these blocks now */
+    EV_KV_REMOVED,    /* kv: ... no longer */
+    EV_KV_CLEARED,    /* kv: it holds nothing, or what it holds is not known any more */
+    EV_QUERY,         /* query: answered by exactly one ACT_GO, ACT_NO or ACT_WAIT */
     EV_DISPATCHED,    /* query, engine index in placed: placed by a worker alone */
     EV_RESUME,        /* query, placed, first_byte: in flight since before this scheduler */
     EV_RESUME_LAST,   /* worker: everything in flight has been restated */
     EV_FIRST_BYTE,    /* report: worker, handle */
     EV_DONE,          /* report; err says whether it failed */
-    EV_CANCEL,        /* report: worker, handle */
+    EV_CANCEL,        /* report: worker, handle; also of a request that waits */
     EV_WF_END,        /* workflow */
     EV_WF_RESTORE,    /* restore: what a predecessor knew */
     EV_AGENT_NOTE,    /* workflow: tenant, id, agent */
@@ -92,7 +115,28 @@ struct engine_event {
     uint32_t model_count;
     bool models_known; /* false: nobody knows yet what it serves */
     bool draining, priority;
-    bool unproven; /* not alive before its first good probe: its address is not known yet */
+    bool unproven;      /* not alive before its first good probe: its address is not known yet */
+    uint64_t kv_tokens; /* KV capacity; 0: from its stats, else ENGINE_KV_TOKENS */
+    bool content;       /* its KV events tell digests: the index follows them exactly */
+    bool late_share;    /* others can use a prefill's blocks only once that has ended */
+    struct time_model time; /* zero terms: as on a 70B model, 4 x H100 */
+};
+
+struct stats_event { /* has_x false: x is not known, and stays what it was */
+    uint32_t index, generation;
+    bool has_running, has_waiting, has_kv_tokens, has_kv_used;
+    uint32_t running, waiting; /* requests in its batch, and in its queue */
+    uint64_t kv_tokens;        /* capacity */
+    uint64_t kv_used_tokens;   /* of running requests */
+};
+
+/* content false: only tokens says something, how much came or went. */
+struct kv_event {
+    uint32_t index, generation;
+    uint64_t parent; /* EV_KV_STORED: the digest that comes before digests[0]; 0: none */
+    const uint64_t *digests;
+    uint32_t count, tokens;
+    bool content;
 };
 
 struct health_event {
@@ -113,8 +157,12 @@ struct query {
     uint64_t waited_ns, remaining_ns;
     const uint32_t *avoid; /* engine indices */
     uint32_t avoid_count;
-    uint32_t placed; /* EV_DISPATCHED, EV_RESUME */
-    bool first_byte; /* EV_RESUME */
+    uint32_t placed;     /* EV_DISPATCHED, EV_RESUME */
+    bool first_byte;     /* EV_RESUME */
+    uint8_t class;       /* enum class; a zeroed query is interactive */
+    uint64_t wait_ns;    /* longest wait that its client would bear; 0: conf.gate_wait_ns alone */
+    struct text group;   /* siblings that are placed together; empty: none */
+    uint32_t group_size; /* how many they are; 0: not known */
 };
 
 struct report_event {
@@ -125,6 +173,11 @@ struct report_event {
     bool has_usage, has_cached;
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
     uint64_t latency_ns;
+    /* The chain of prompt and output, where their content is known; else NULL, and the tail of the
+     * prompt's chain remembers the tokens of the answer. */
+    const uint64_t *digests;
+    uint32_t digest_count;
+    bool final; /* its workflow has said meanwhile that this one is its last */
 };
 
 struct workflow_event {
@@ -150,14 +203,18 @@ struct event {
         struct report_event report;
         struct workflow_event workflow;
         struct restore_event restore;
+        struct stats_event stats;
+        struct kv_event kv;
         struct core_conf conf;
     };
 };
 
 enum action_type {
-    ACT_GO,             /* worker, handle, engine ... hit */
-    ACT_NO,             /* worker, handle, err, retry_ns */
-    ACT_REVOKE,         /* worker, handle, err: give that request up; its lease has ended */
+    ACT_GO,     /* worker, handle, engine ... hit */
+    ACT_NO,     /* worker, handle, err, retry_ns */
+    ACT_WAIT,   /* worker, handle, workflow, reason: ended by one ACT_GO or ACT_NO of a later
+                   step, by EV_CANCEL, by another query of this name or by EV_WORKER_GONE */
+    ACT_REVOKE, /* worker, handle, err: give that request up; its lease has ended */
     ACT_PUBLISH_ENGINE, /* engine */
     ACT_PUBLISH_HOME,   /* workflow */
     ACT_HOME_ENDED,     /* key_lo, key_hi, row, label: the workflow is gone */
@@ -182,6 +239,7 @@ struct action {
     uint64_t latency_ns; /* ACT_FINISHED, and what the request adds to its workflow's tokens: */
     uint64_t prompt_tokens, cached_tokens, overlap_tokens, duplicate_tokens;
     const char *policy; /* static */
+    uint32_t receipt;   /* ACT_GO: for core_receipt() */
 };
 
 struct actions { /* zeroed is a valid empty one; memory is kept from step to step */
@@ -190,13 +248,34 @@ struct actions { /* zeroed is a valid empty one; memory is kept from step to ste
 };
 void actions_fini(struct actions *a);
 
+/* Why a request went where it went. Valid until the next step. */
+struct receipt {
+    const char *policy;
+    enum reason reason, why_waited;
+    uint64_t waited_ns;
+    float hit;              /* expected share of the prompt that is cached there */
+    uint32_t tokens;        /* of the prompt, estimated */
+    uint32_t engine, count; /* count: rows, for core_receipt_row() */
+    uint32_t first;         /* the core's */
+};
+
+struct receipt_row { /* an engine that it could have gone to */
+    uint32_t engine;
+    uint32_t cached_tokens; /* of its prompt, expected there */
+    uint32_t workflows;     /* with requests in flight there */
+    bool has_cost;
+    double cost;          /* in the unit of the policy: seconds with workflow and cost */
+    double queue_seconds; /* prefills dispatched there before it */
+};
+
 struct core_stats {
     uint64_t decisions[REASON_COUNT];
     uint64_t refused[ERR_COUNT];
     uint64_t leases_ended[CAUSE_COUNT];
     uint64_t reports_unknown; /* named a lease that had ended */
     uint64_t workflows_created, workflows_ended, workflows_evicted, workflows_expired;
-    uint32_t workflows, agents, leases, workers;
+    uint64_t waits[REASON_COUNT]; /* requests that were ever held, by why */
+    uint32_t workflows, agents, leases, workers, waiting;
 };
 
 struct core;
@@ -214,6 +293,10 @@ enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, stru
 uint64_t core_next_deadline(const struct core *c);
 
 const struct core_stats *core_stats_get(const struct core *c);
+/* Of an ACT_GO of the last step. */
+const struct receipt *core_receipt(const struct core *c, uint32_t receipt);
+const struct receipt_row *core_receipt_row(const struct core *c, const struct receipt *r,
+                                           uint32_t i);
 const char *core_policy_name(const struct core *c);
 const struct engine *core_engine(const struct core *c, uint32_t index); /* NULL: no such engine */
 uint32_t core_engine_count(const struct core *c); /* one more than the highest index in use */

@@ -7,19 +7,34 @@
 
 #include "common/must.h"
 
-#define RATIO_START 4.0
+/* Step times of a 70B model on 4 x H100, from FLOPs and bytes; fitted to each engine as it runs. */
+static const struct time_model time_default = {
+    .base = .018, .tok = 1.25e-4, .attn = 1.6e-9, .kv = 3.5e-8, .seq = 4e-5};
 
-void fleet_init(struct fleet *f)
+uint64_t engine_capacity(const struct engine *e)
+{
+    return e->kv_conf > 0                                     ? e->kv_conf
+           : e->stats.has_kv_tokens && e->stats.kv_tokens > 0 ? e->stats.kv_tokens
+                                                              : ENGINE_KV_TOKENS;
+}
+
+double engine_prefill_s(const struct engine *e, double u, double n)
+{
+    return e->time.tok * u + e->time.attn * u * (n - u / 2);
+}
+
+void fleet_init(struct fleet *f, double ratio)
 {
     uint32_t i;
 
     memset(f, 0, sizeof(*f));
+    f->ratio_start = ratio;
     table_init(&f->model_index, MODELS_MAX);
     for (i = 0; i < ENGINES_MAX; i++) {
         f->engines[i].index = i;
         list_init(&f->engines[i].leases);
     }
-    f->models[MODELS_MAX].ratio = RATIO_START;
+    f->models[MODELS_MAX].ratio = ratio;
     f->models[MODELS_MAX].turn = ENGINES_MAX - 1;
 }
 
@@ -81,7 +96,8 @@ static struct model *model_make(struct fleet *f, struct text name)
     if (m->len != 0)
         table_remove(&f->model_index, model_key((struct text){m->name, m->len}),
                      (uint32_t)(m - f->models));
-    *m = (struct model){.len = (uint16_t)name.len, .ratio = RATIO_START, .turn = ENGINES_MAX - 1};
+    *m =
+        (struct model){.len = (uint16_t)name.len, .ratio = f->ratio_start, .turn = ENGINES_MAX - 1};
     memcpy(m->name, name.p, name.len);
     table_add(&f->model_index, model_key(name), (uint32_t)(m - f->models));
     return m;
@@ -126,6 +142,20 @@ static void engine_set_models(struct fleet *f, struct engine *e, const struct te
     }
 }
 
+static double or_default(double told, double otherwise)
+{
+    return told > 0 ? told : otherwise;
+}
+
+static void engine_set_time(struct engine *e, const struct time_model *told)
+{
+    e->time = (struct time_model){.base = or_default(told->base, time_default.base),
+                                  .tok = or_default(told->tok, time_default.tok),
+                                  .attn = or_default(told->attn, time_default.attn),
+                                  .kv = or_default(told->kv, time_default.kv),
+                                  .seq = or_default(told->seq, time_default.seq)};
+}
+
 enum err fleet_set(struct fleet *f, const struct engine_event *ev)
 {
     struct engine *e;
@@ -149,9 +179,13 @@ enum err fleet_set(struct fleet *f, const struct engine_event *ev)
         e->healthy = !ev->unproven;
         set_put(&f->alive, e->index, e->healthy);
         set_add(&f->unknown, e->index);
+        engine_set_time(e, &ev->time);
     }
     e->draining = ev->draining;
     e->priority = ev->priority;
+    e->content = ev->content;
+    e->late_share = ev->late_share;
+    e->kv_conf = ev->kv_tokens;
     set_put(&f->draining, e->index, ev->draining);
     if (ev->models_known)
         engine_set_models(f, e, ev->models, ev->model_count);
@@ -177,7 +211,8 @@ void fleet_remove(struct fleet *f, struct engine *e)
     set_remove(&f->draining, e->index);
     set_remove(&f->unknown, e->index);
     e->used = e->healthy = e->probed = false;
-    e->running = 0;
+    e->running = e->prefilling = e->workflows = 0;
+    e->q_seconds = e->x_tokens = 0;
     e->home_tokens = e->homed_workflows = 0;
 }
 

@@ -90,7 +90,31 @@ struct engine {
     uint64_t id_hash;
     uint64_t died; /* core.deaths when its cache was last lost */
     struct list leases;
+    /* As told: */
+    bool content, late_share;
+    uint64_t kv_conf; /* capacity in tokens; 0: not told */
+    struct time_model time;
+    struct engine_stats {
+        bool has_running, has_waiting, has_kv_tokens, has_kv_used;
+        uint32_t running, waiting;
+        uint64_t kv_tokens, kv_used_tokens, at_ns; /* at_ns 0: never heard */
+    } stats;
+    bool kv_events;       /* it has sent some */
+    uint64_t kv_resident; /* tokens stored - removed, by them */
+    /* What runs here, whoever placed it; load.c keeps them: */
+    double q_seconds;    /* prefills dispatched without a first byte */
+    double x_tokens;     /* prompts and expected outputs of running requests */
+    uint32_t prefilling; /* running requests without a first byte */
+    uint32_t workflows;  /* with requests in flight; each request without one counts as one */
+    /* Engines say how much of a prompt was cached, or never do: */
+    uint64_t usages, usages_cached;
+    uint64_t claims; /* blocks of live workflows, in 1/1024 */
 };
+
+/* KV capacity in tokens. */
+uint64_t engine_capacity(const struct engine *e);
+/* Seconds to prefill u uncached tokens of a prompt of n. */
+double engine_prefill_s(const struct engine *e, double u, double n);
 
 /* The engines, what they serve, and the sets that placement picks from. */
 struct fleet {
@@ -99,9 +123,10 @@ struct fleet {
     struct model models[MODELS_MAX + 1];              /* the last: any model nobody named */
     struct table model_index;
     uint64_t deaths;
+    double ratio_start;
 };
 
-void fleet_init(struct fleet *f);
+void fleet_init(struct fleet *f, double ratio); /* ratio: of models nobody has used yet */
 void fleet_fini(struct fleet *f);
 /* ERR_INVALID: index or id out of range. */
 enum err fleet_set(struct fleet *f, const struct engine_event *ev);

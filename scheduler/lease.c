@@ -3,6 +3,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "scheduler/load.h"
 #include "scheduler/state.h"
 
 #define NO_DEADLINE_NS (3600 * NS_PER_S) /* for requests that state none */
@@ -71,6 +72,7 @@ enum err lease_make(struct core *c, const struct query *q, struct engine *e, str
     l->model = m;
     l->prompt_bytes = q->prompt_bytes;
     l->waited_ns = q->waited_ns;
+    l->stream = q->stream;
     l->counts = q->avoid_count == 0;
     list_push(&c->workers[q->worker].leases, &l->of_worker);
     list_init(&l->of_engine);
@@ -92,8 +94,9 @@ enum err lease_make(struct core *c, const struct query *q, struct engine *e, str
     return ERR_OK;
 }
 
-void lease_detach_workflow(struct lease *l)
+void lease_detach_workflow(struct core *c, struct lease *l)
 {
+    load_leave_workflow(c, l);
     list_remove(&l->of_workflow);
     l->workflow->inflight--;
     l->workflow->counted_inflight -= l->counts;
@@ -106,6 +109,7 @@ void lease_detach_engine(struct core *c, struct lease *l)
 {
     if (l->engine == NULL)
         return;
+    load_leave(c, l);
     list_remove(&l->of_engine);
     must(l->engine->running > 0);
     l->engine->running--;
@@ -113,20 +117,29 @@ void lease_detach_engine(struct core *c, struct lease *l)
     l->engine = NULL;
 }
 
-static double share(uint32_t blocks, uint32_t prompt_bytes)
+float lease_hit(const struct core *c, const struct lease *l)
 {
-    double bytes = (double)blocks * TEXT_BLOCK;
+    double bytes = (double)l->view.here * c->conf.text_block + l->view.gen_tokens * l->model->ratio;
+
+    return l->prompt_bytes == 0 || l->view.here == 0 ? 0
+           : bytes < l->prompt_bytes                 ? (float)(bytes / l->prompt_bytes)
+                                                     : 1;
+}
+
+static double share(const struct core *c, uint32_t blocks, uint32_t prompt_bytes)
+{
+    double bytes = (double)blocks * c->conf.text_block;
 
     return prompt_bytes == 0 ? 0 : bytes < prompt_bytes ? bytes / prompt_bytes : 1;
 }
 
 /* Tokens of a prompt that were computed before and again now. Less than one text block is rounding:
  * engines cache whole blocks of their own. */
-static uint64_t again(double known_share, double prompt, double cached, double ratio)
+static uint64_t again(double known_share, double prompt, double cached, double block)
 {
     double tokens = known_share * prompt - cached;
 
-    return tokens > TEXT_BLOCK / ratio ? (uint64_t)tokens : 0;
+    return tokens > block ? (uint64_t)tokens : 0;
 }
 
 /*
@@ -139,14 +152,14 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
                          struct action *act)
 {
     struct workflow *w = l->workflow;
-    double prompt, cached, ratio = l->model->ratio;
+    double prompt, cached, block = c->conf.text_block / l->model->ratio;
     uint32_t known = l->agent->known_tokens;
 
     prompt = r->has_usage ? r->prompt_tokens : l->guessed_tokens;
     if (r->has_usage && r->has_cached)
         cached = r->cached_tokens < prompt ? r->cached_tokens : prompt;
     else
-        cached = share(l->view.here, l->prompt_bytes) * prompt;
+        cached = share(c, l->view.here, l->prompt_bytes) * prompt;
     if (!r->has_usage || !r->has_cached)
         w->estimated = true;
     act->prompt_tokens = (uint64_t)prompt;
@@ -154,14 +167,15 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
     if (l->seq <= w->overlap_seq) {
         act->overlap_tokens = act->prompt_tokens;
         act->duplicate_tokens =
-            again(share(l->view.sibling, l->prompt_bytes), prompt, cached, ratio);
+            again(share(c, l->view.sibling, l->prompt_bytes), prompt, cached, block);
     }
     w->prompt_tokens += act->prompt_tokens;
     w->cached_tokens += act->cached_tokens;
     w->overlap_tokens += act->overlap_tokens;
     w->duplicate_tokens += act->duplicate_tokens;
     w->completion_tokens += r->has_usage ? r->completion_tokens : 0;
-    w->recomputed_tokens += again(share(l->view.anywhere, l->prompt_bytes), prompt, cached, ratio);
+    w->recomputed_tokens +=
+        again(share(c, l->view.anywhere, l->prompt_bytes), prompt, cached, block);
     l->agent->prompt_tokens += act->prompt_tokens;
     l->agent->cached_tokens += act->cached_tokens;
     if (r->has_usage) {
@@ -174,11 +188,12 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
     }
 }
 
-static void learn_ratio(struct lease *l, const struct report_event *r)
+static void learn_ratio(struct core *c, struct lease *l, const struct report_event *r)
 {
     double seen;
 
-    if (!r->has_usage || r->prompt_tokens == 0 || l->prompt_bytes < TEXT_BLOCK)
+    if (c->conf.ratio_fixed || !r->has_usage || r->prompt_tokens == 0 ||
+        l->prompt_bytes < c->conf.text_block)
         return;
     seen = (double)l->prompt_bytes / r->prompt_tokens;
     seen = seen < 0.5 ? 0.5 : seen > 32 ? 32 : seen;
@@ -210,7 +225,7 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
         marks_failed(&l->agent->ends, l->end_digest);
     }
     l->agent->last_ns = c->now;
-    lease_detach_workflow(l);
+    lease_detach_workflow(c, l);
     workflow_touch(c, w);
     if (w->ending && w->inflight == 0)
         workflow_end(c, w);
@@ -218,16 +233,29 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
         action_home(c, w);
 }
 
+static void learn_usage(struct core *c, struct lease *l, const struct report_event *r)
+{
+    c->load.mout += 0.02 * (r->completion_tokens - c->load.mout);
+    if (l->engine == NULL)
+        return;
+    l->engine->usages++;
+    l->engine->usages_cached += r->has_cached;
+}
+
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
     if (c->policy->ended != NULL)
         c->policy->ended(c, l, cause, r);
+    if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)
+        learn_usage(c, l, r);
     timer_stop(&c->timers, &l->deadline);
     table_remove(&c->lease_index, lease_key(l->worker, l->handle), pool_slot_of(l->self));
     list_remove(&l->of_worker);
     lease_detach_engine(c, l);
     if (r != NULL)
-        learn_ratio(l, r);
+        learn_ratio(c, l, r);
+    if (r != NULL && r->final && l->workflow != NULL)
+        l->workflow->ending = true;
     if (l->workflow != NULL)
         leave_workflow(c, l, cause, r);
     c->stats.leases--;

@@ -36,8 +36,16 @@ struct lease {
     bool counts;  /* as a request of its workflow; another attempt of the same request does not */
     bool resumed; /* made by a restatement: what was cached is not known */
     bool overlapped;
+    bool stream;
+    enum reason why_waited;
     uint64_t waited_ns;
     uint32_t prompt_bytes, guessed_tokens;
+    uint32_t cached_tokens; /* of its prompt, expected on its engine */
+    /* load.c: */
+    bool loaded, prefilling;
+    double est_s, load_tokens;
+    struct stay *stay;
+    struct timer first_due;
     uint64_t end_digest;
     struct mark_view view;
 };
@@ -50,6 +58,7 @@ struct worker {
 
 struct core;
 
+float lease_hit(const struct core *c, const struct lease *l); /* expected cached share, 0..1 */
 struct lease *lease_find(struct core *c, uint32_t worker, uint64_t handle); /* or NULL */
 /* ERR_BUSY: the table is full. engine and agent may be NULL, workflow too. */
 enum err lease_make(struct core *c, const struct query *q, struct engine *e, struct workflow *w,
@@ -57,7 +66,7 @@ enum err lease_make(struct core *c, const struct query *q, struct engine *e, str
 /* report: what the worker said, NULL when it said nothing. The lease is gone afterwards. */
 void lease_end(struct core *c, struct lease *l, enum cause cause,
                const struct report_event *report);
-void lease_detach_workflow(struct lease *l);
+void lease_detach_workflow(struct core *c, struct lease *l);
 void lease_detach_engine(struct core *c, struct lease *l);
 
 #endif

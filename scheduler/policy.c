@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scheduler/policy.h"
 
-#include <string.h>
+#include "common/must.h"
 
-static const struct policy *const policies[] = {&policy_workflow, &policy_roundrobin,
-                                                &policy_least};
+static const struct policy *const policies[] = {
+#define POLICY(symbol, name, needs_workflow, help) &policy_##symbol,
+#include "scheduler/policies.def"
+};
 
-const struct policy *policy_find(const char *name)
+const struct policy *policy_get(const struct policy_spec *spec)
 {
-    for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++)
-        if (strcmp(policies[i]->name, name) == 0)
-            return policies[i];
-    return NULL;
+    must(spec->symbol < POLICY_COUNT);
+    return policies[spec->symbol];
 }

@@ -3,43 +3,62 @@
 #define SCHED_POLICY_H
 
 #include "scheduler/lease.h"
+#include "scheduler/policy_spec.h"
 
 /*
  * A placement rule. It picks, and hears of what happens; the core keeps the books and acts. Hooks
  * may be NULL.
  */
+struct wait;
+
 struct ask { /* one request, resolved */
     const struct query *query;
-    struct workflow *workflow; /* NULL: none */
+    const struct policy_spec *spec; /* options of the policy that is asked */
+    struct workflow *workflow;      /* NULL: none */
     struct agent *agent;
     struct model *model;
-    uint32_t tokens;        /* of the prompt, estimated */
-    struct engine_set able; /* alive and serve the model */
-    struct engine_set may;  /* of those: not draining (unless all are), not just failed */
+    const struct wait *wait; /* it has been held since an earlier step; NULL: first try */
+    uint32_t tokens;         /* of the prompt, estimated */
+    uint32_t blocks;         /* digests of the prompt: its full blocks */
+    struct engine_set able;  /* alive and serve the model */
+    struct engine_set may;   /* of those: not draining (unless all are), not just failed */
+    /* [ENGINES_MAX], for members of may, when the policy wants_cached, else zeros: tokens and
+     * blocks of the longest prefix of the prompt that is cached there, counting prefills under way,
+     * and for the tokens an answer that follows. */
+    const uint32_t *cached, *cached_blocks;
+    /* [ENGINES_MAX], NAN at first: what a policy thinks each engine costs, for the receipt. */
+    double *cost;
 };
 
 struct choice {
     struct engine *engine; /* a member of ask.may, or of ask.able */
-    enum reason reason;
+    enum reason reason;    /* of the choice, or of waiting */
 };
 
 struct policy {
     const char *name;
-    /* ask.may is never empty. */
-    void (*place)(struct core *c, const struct ask *ask, struct choice *out);
+    bool wants_cached;
+    /* ask.may is never empty. false: hold it. Such a policy has drain, which tries again by
+     * wait_try(). */
+    bool (*place)(struct core *c, const struct ask *ask, struct choice *out);
     void (*dispatched)(struct core *c, struct lease *l);
     void (*first_byte)(struct core *c, struct lease *l);
     void (*ended)(struct core *c, struct lease *l, enum cause cause,
                   const struct report_event *report);
     void (*engine_gone)(struct core *c, struct engine *e); /* dead, or removed */
     void (*workflow_ended)(struct core *c, struct workflow *w);
-    void (*tick)(struct core *c);
+    void (*stats)(struct core *c, struct engine *e); /* new ones have come */
+    /* After every event that may have made room, EV_TICK among them. */
+    void (*drain)(struct core *c);
     uint64_t (*next_deadline)(const struct core *c);
+    /* This policy has just been chosen, or chosen again with other options. */
+    void (*opened)(struct core *c);
 };
 
-extern const struct policy policy_workflow, policy_roundrobin, policy_least;
+#define POLICY(symbol, name, needs_workflow, help) extern const struct policy policy_##symbol;
+#include "scheduler/policies.def"
 
-const struct policy *policy_find(const char *name); /* NULL: no such policy */
+const struct policy *policy_get(const struct policy_spec *spec);
 
 /* The one with the fewest running requests; ties rotate per model. set must not be empty. */
 struct engine *least_pick(struct core *c, struct model *m, struct engine_set set);

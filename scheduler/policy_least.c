@@ -24,10 +24,11 @@ struct engine *least_pick(struct core *c, struct model *m, struct engine_set set
     return best;
 }
 
-static void least_place(struct core *c, const struct ask *ask, struct choice *out)
+static bool least_place(struct core *c, const struct ask *ask, struct choice *out)
 {
     out->engine = least_pick(c, ask->model, ask->may);
     out->reason = REASON_LEAST;
+    return true;
 }
 
 const struct policy policy_least = {.name = "least", .place = least_place};

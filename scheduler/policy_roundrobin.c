@@ -3,7 +3,7 @@
 #include "scheduler/state.h"
 
 /* One turn per model, so that two models on different engines do not disturb each other. */
-static void roundrobin_place(struct core *c, const struct ask *ask, struct choice *out)
+static bool roundrobin_place(struct core *c, const struct ask *ask, struct choice *out)
 {
     uint32_t i = set_next(&ask->may, ask->model->turn + 1);
 
@@ -13,6 +13,7 @@ static void roundrobin_place(struct core *c, const struct ask *ask, struct choic
     ask->model->turn = i;
     out->engine = &c->fleet.engines[i];
     out->reason = REASON_ROUNDROBIN;
+    return true;
 }
 
 const struct policy policy_roundrobin = {.name = "roundrobin", .place = roundrobin_place};

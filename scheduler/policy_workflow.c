@@ -77,33 +77,33 @@ static bool is_kept(const struct ask *ask, const struct engine *home)
            set_has(&ask->may, home->index);
 }
 
-static void workflow_place(struct core *c, const struct ask *ask, struct choice *out)
+static bool workflow_place(struct core *c, const struct ask *ask, struct choice *out)
 {
     struct workflow *w = ask->workflow;
     struct engine *home;
 
     if (w == NULL) {
-        c->fallback->place(c, ask, out);
-        return;
+        return c->fallback->place(c, ask, out);
     }
     if (ask->query->strategy == PLACE_ISOLATED || ask->query->strategy == PLACE_SPREAD) {
         least_for(c, ask, ask->may,
                   ask->query->strategy == PLACE_SPREAD ? REASON_SPREAD : REASON_ISOLATED, out);
-        return;
+        return true;
     }
     home = workflow_home(c, w);
     if (home != NULL && is_kept(ask, home)) {
         at_home(c, ask, home, out);
-        return;
+        return true;
     }
     if (home != NULL && set_has(&c->fleet.alive, home->index) && !home->draining) {
         /* A second model, served elsewhere: its place needs no memory. */
         out->engine = home_pick(c, ask, false);
         out->reason = REASON_OTHER_MODEL;
-        return;
+        return true;
     }
     out->engine = home_pick(c, ask, true);
     out->reason = w->home == ENGINE_NONE ? REASON_NEW : REASON_REHOMED;
+    return true;
 }
 
 static void workflow_dispatched(struct core *c, struct lease *l)

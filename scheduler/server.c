@@ -63,6 +63,7 @@ static void act(struct server *s, const struct action *a)
     switch (a->type) {
     case ACT_GO:
     case ACT_NO:
+    case ACT_WAIT:
         s->answer = *a;
         break;
     case ACT_REVOKE:

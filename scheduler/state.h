@@ -3,12 +3,15 @@
 #define SCHED_STATE_H
 
 #include "common/pool.h"
+#include "scheduler/load.h"
 #include "scheduler/policy.h"
+#include "scheduler/receipt.h"
 
 /* All state of the core; for its own files and its tests. */
 struct core {
     struct core_conf conf;                  /* without the policy names */
     const struct policy *policy, *fallback; /* fallback: requests without a workflow */
+    struct policy_spec spec, fallback_spec; /* their options */
     uint64_t now;                           /* of the step under way */
     struct actions *out;
     struct fleet fleet;
@@ -18,6 +21,12 @@ struct core {
     struct list by_age; /* every workflow, oldest first */
     struct list idle;   /* workflows with nothing in flight, longest idle first */
     struct timers timers;
+    struct load load;
+    struct receipts receipts;
+    struct look { /* what ask.cached, cached_blocks and cost point to */
+        uint32_t tokens[ENGINES_MAX], blocks[ENGINES_MAX];
+        double cost[ENGINES_MAX];
+    } look;
     uint64_t workflow_seq, lease_seq, restored;
     struct core_stats stats;
 };

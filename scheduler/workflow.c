@@ -155,6 +155,7 @@ static struct workflow *workflow_take(struct core *c, uint64_t lo, uint64_t hi)
     w->home = w->last_engine = ENGINE_NONE;
     list_init(&w->agents);
     list_init(&w->leases);
+    list_init(&w->stays);
     list_push(&c->by_age, &w->by_age);
     list_push(&c->idle, &w->idle);
     table_add(&c->workflow_index, index_key(c, lo), pool_slot_of(handle));
@@ -199,7 +200,7 @@ void workflow_end(struct core *c, struct workflow *w)
     if (c->policy->workflow_ended != NULL)
         c->policy->workflow_ended(c, w);
     while (!list_is_empty(&w->leases))
-        lease_detach_workflow(container_of(list_first(&w->leases), struct lease, of_workflow));
+        lease_detach_workflow(c, container_of(list_first(&w->leases), struct lease, of_workflow));
     workflow_set_home(c, w, NULL);
     while (!list_is_empty(&w->agents))
         agent_drop(c, container_of(list_first(&w->agents), struct agent, node));

@@ -44,7 +44,8 @@ struct workflow {
     struct list by_age;      /* core.by_age, oldest first */
     struct list idle;        /* core.idle while nothing is in flight */
     struct list agents, leases;
-    uint64_t seq; /* ascending with creation */
+    struct list stays; /* load.c: the engines it has requests in flight on */
+    uint64_t seq;      /* ascending with creation */
     uint64_t created_ns, last_ns;
     uint64_t deaths;  /* fleet.deaths that its marks know of */
     struct name name; /* tenant, then id; empty: restored, not seen yet */

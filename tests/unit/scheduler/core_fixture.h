@@ -110,6 +110,7 @@ static inline struct query query_of(struct fixture *f, const char *workflow, con
                           .workflow = text_of(workflow),
                           .agent = text_of(agent),
                           .model = text_of("m"),
+                          .stream = true,
                           .prompt_bytes = 4000,
                           .remaining_ns = 60 * NS_PER_S};
 }
