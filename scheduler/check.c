@@ -23,7 +23,7 @@ static void check_engines(const struct core *c, uint32_t stays[ENGINES_MAX])
         }
         must(e->running == running && e->prefilling == prefilling);
         stays[i] = alone; /* check_stays() takes the workflows' */
-        must(prefilling > 0 || e->q_seconds == 0);
+        must(prefilling > 0 || (e->q_seconds == 0 && e->q_tokens == 0));
     }
 }
 

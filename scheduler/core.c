@@ -136,10 +136,7 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
         spec_parse(conf->default_policy, &fallback, NULL, 0) != ERR_OK ||
         spec_needs_workflow(&fallback))
         return ERR_CONF;
-    c->spec = spec;
-    c->fallback_spec = fallback;
-    c->policy = policy_get(&spec);
-    c->fallback = policy_get(&fallback);
+    policies_set(c, &spec, &fallback);
     c->conf.max_agents = conf->max_agents;
     c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
     c->conf.agent_active_ns = conf->agent_active_ns;
@@ -200,6 +197,7 @@ void core_free(struct core *c)
 {
     if (c == NULL)
         return;
+    policies_stop(c);
     timers_fini(&c->timers);
     receipts_fini(&c->receipts);
     load_fini(&c->load);
@@ -347,6 +345,7 @@ static void on_query(struct core *c, const struct query *q)
         uint32_t first;
 
         ask.spec = ask.workflow != NULL ? &c->spec : &c->fallback_spec;
+        ask.state = ask.workflow != NULL ? c->state : c->fallback_state;
         ask_look(c, &ask);
         must(policy->place(c, &ask, &choice) && choice.engine != NULL);
         first = receipt_rows(c, &ask);
@@ -393,6 +392,7 @@ static enum err on_placed(struct core *c, const struct query *q, enum reason rea
 
 static void engine_lost(struct core *c, struct engine *e)
 {
+    policies_cleared(c, e);
     if (c->policy->engine_gone != NULL)
         c->policy->engine_gone(c, e);
 }

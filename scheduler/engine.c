@@ -213,6 +213,7 @@ void fleet_remove(struct fleet *f, struct engine *e)
     e->used = e->healthy = e->probed = false;
     e->running = e->prefilling = e->workflows = 0;
     e->q_seconds = e->x_tokens = 0;
+    e->q_tokens = 0;
     e->home_tokens = e->homed_workflows = 0;
 }
 

@@ -71,6 +71,7 @@ struct model {
     struct engine_set engines; /* that are known to serve it */
     double ratio;              /* bytes of prompt text per token, learned */
     uint32_t turn;             /* engine of the last rotation */
+    uint64_t dispatches;       /* requests placed so far: whose turn it is among equals */
 };
 
 struct engine {
@@ -103,6 +104,7 @@ struct engine {
     uint64_t kv_resident; /* tokens stored - removed, by them */
     /* What runs here, whoever placed it; load.c keeps them: */
     double q_seconds;    /* prefills dispatched without a first byte */
+    uint64_t q_tokens;   /* of these: tokens that were not cached */
     double x_tokens;     /* prompts and expected outputs of running requests */
     uint32_t prefilling; /* running requests without a first byte */
     uint32_t workflows;  /* with requests in flight; each request without one counts as one */

@@ -44,6 +44,7 @@ struct lease {
     /* load.c: */
     bool loaded, prefilling;
     double est_s, load_tokens;
+    uint32_t q_tokens;
     struct stay *stay;
     struct timer first_due;
     uint64_t end_digest;

@@ -77,6 +77,7 @@ void load_join(struct core *c, struct lease *l)
     l->est_s = engine_prefill_s(e, u > 1 ? u : 1, n);
     l->load_tokens = n + c->load.mout;
     c->load.dispatches++;
+    l->model->dispatches++;
     c->load.burst = load_burst(c) + l->est_s * l->est_s;
     c->load.burst_ns = c->now;
     if (!l->first_byte) {
@@ -88,6 +89,8 @@ void load_join(struct core *c, struct lease *l)
         l->prefilling = true;
         e->prefilling++;
         e->q_seconds += l->est_s;
+        l->q_tokens = u > 0 ? (uint32_t)u : 0;
+        e->q_tokens += l->q_tokens;
     }
     e->x_tokens += l->load_tokens;
     if (l->workflow != NULL)
@@ -105,7 +108,8 @@ void load_first_byte(struct core *c, struct lease *l)
     if (!l->prefilling)
         return;
     l->prefilling = false;
-    must(e->prefilling > 0);
+    must(e->prefilling > 0 && e->q_tokens >= l->q_tokens);
+    e->q_tokens -= l->q_tokens;
     e->q_seconds = --e->prefilling > 0 && e->q_seconds > l->est_s ? e->q_seconds - l->est_s : 0;
 }
 

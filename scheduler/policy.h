@@ -14,6 +14,7 @@ struct wait;
 struct ask { /* one request, resolved */
     const struct query *query;
     const struct policy_spec *spec; /* options of the policy that is asked */
+    void *state;                    /* what its start gave */
     struct workflow *workflow;      /* NULL: none */
     struct agent *agent;
     struct model *model;
@@ -53,6 +54,14 @@ struct policy {
     uint64_t (*next_deadline)(const struct core *c);
     /* This policy has just been chosen, or chosen again with other options. */
     void (*opened)(struct core *c);
+    /* What it keeps between requests, owned by the core until stop: other options, another state.
+     * Both or neither. The core's tables may not be there yet, or no longer. */
+    void *(*start)(struct core *c, const struct policy_spec *spec);
+    void (*stop)(struct core *c, void *state);
+    /* Called for each state that lives, whoever placed the request: */
+    void (*answered)(struct core *c, void *state, const struct lease *l,
+                     const struct report_event *report);
+    void (*cleared)(struct core *c, void *state, const struct engine *e); /* dead, or removed */
 };
 
 #define POLICY(symbol, name, needs_workflow, help) extern const struct policy policy_##symbol;
@@ -60,7 +69,23 @@ struct policy {
 
 const struct policy *policy_get(const struct policy_spec *spec);
 
+/* From now on these place. A state goes on where its policy is chosen again with the same options;
+ * two of the same text share one. */
+void policies_set(struct core *c, const struct policy_spec *spec,
+                  const struct policy_spec *fallback);
+void policies_stop(struct core *c);
+/* l, still on its engine, has ended with this report. */
+void policies_answered(struct core *c, const struct lease *l, const struct report_event *report);
+void policies_cleared(struct core *c, const struct engine *e);
+
 /* The one with the fewest running requests; ties rotate per model. set must not be empty. */
-struct engine *least_pick(struct core *c, struct model *m, struct engine_set set);
+struct engine *least_pick(struct core *c, const struct model *m, struct engine_set set);
+/* Any of set, which must not be empty; at: the state of the dice. */
+struct engine *random_pick(struct core *c, uint64_t *at, const struct engine_set *set);
+uint64_t dice_next(uint64_t *at);
+/* As struct policy.dispatched: a workflow's home is where it went first, until that engine dies. */
+void home_dispatched(struct core *c, struct lease *l);
+/* As struct policy.stop, of a state that owns nothing else. */
+void plain_stop(struct core *c, void *state);
 
 #endif

@@ -12,6 +12,7 @@ struct core {
     struct core_conf conf;                  /* without the policy names */
     const struct policy *policy, *fallback; /* fallback: requests without a workflow */
     struct policy_spec spec, fallback_spec; /* their options */
+    void *state, *fallback_state;           /* what they keep; may be one and the same */
     uint64_t now;                           /* of the step under way */
     struct actions *out;
     struct fleet fleet;
