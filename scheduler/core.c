@@ -484,7 +484,7 @@ static enum err on_kv(struct core *c, enum event_type type, const struct kv_even
 
     if (e == NULL)
         return ERR_NOT_FOUND;
-    e->kv_events = true;
+    e->kv_events = type != EV_KV_CLEARED || !ev->unknown;
     if (type == EV_KV_STORED)
         e->kv_resident += ev->tokens;
     else if (type == EV_KV_REMOVED && ev->tokens < e->kv_resident)

@@ -93,7 +93,7 @@ enum event_type {
     EV_ENGINE_STATS,  /* stats: scraped from the engine */
     EV_KV_STORED,     /* kv: the engine holds these blocks now */
     EV_KV_REMOVED,    /* kv: ... no longer */
-    EV_KV_CLEARED,    /* kv: it holds nothing, or what it holds is not known any more */
+    EV_KV_CLEARED,    /* kv: it holds nothing; or, unknown: what it holds is not known any more */
     EV_QUERY,         /* query: answered by exactly one ACT_GO, ACT_NO or ACT_WAIT */
     EV_DISPATCHED,    /* query, engine index in placed: placed by a worker alone */
     EV_RESUME,        /* query, placed, first_byte: in flight since before this scheduler */
@@ -137,6 +137,7 @@ struct kv_event {
     const uint64_t *digests;
     uint32_t count, tokens;
     bool content;
+    bool unknown; /* EV_KV_CLEARED: until the next event its size is not known; nothing has left */
 };
 
 struct health_event {
