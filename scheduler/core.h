@@ -63,7 +63,7 @@ struct core_conf {
     uint32_t load_slack;
     uint32_t probe_failures;
     uint64_t hash_seed; /* random where strangers choose ids; any fixed one in simulations */
-    /* name[:key=value]..., of scheduler/policies.def; borrowed for the call */
+    /* name[:key=value]..., of common/policies.def; borrowed for the call */
     const char *policy, *default_policy;
     uint32_t text_block;    /* bytes of prompt text behind one digest; 0: TEXT_BLOCK */
     double ratio;           /* bytes of prompt text per token to start with; 0: 4 */

@@ -9,7 +9,7 @@
 
 static const struct policy *const policies[] = {
 #define POLICY(symbol, name, needs_workflow, help) &policy_##symbol,
-#include "scheduler/policies.def"
+#include "common/policies.def"
 };
 
 const struct policy *policy_get(const struct policy_spec *spec)

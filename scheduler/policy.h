@@ -3,7 +3,7 @@
 #define SCHED_POLICY_H
 
 #include "scheduler/lease.h"
-#include "scheduler/policy_spec.h"
+#include "common/policy_spec.h"
 
 /*
  * A placement rule. It picks, and hears of what happens; the core keeps the books and acts. Hooks
@@ -65,7 +65,7 @@ struct policy {
 };
 
 #define POLICY(symbol, name, needs_workflow, help) extern const struct policy policy_##symbol;
-#include "scheduler/policies.def"
+#include "common/policies.def"
 
 const struct policy *policy_get(const struct policy_spec *spec);
 

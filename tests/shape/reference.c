@@ -4,7 +4,7 @@
 
 #include "common/conf.h"
 #include "common/err.h"
-#include "scheduler/policy_spec.h"
+#include "common/policy_spec.h"
 
 /*
  * Prints the pages of docs/reference/ and examples/slipstream.yaml from the tables.

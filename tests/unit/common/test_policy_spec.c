@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "scheduler/policy_spec.h"
+#include "common/policy_spec.h"
 
 static void refused(const char *text, const char *reason)
 {

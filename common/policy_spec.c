@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "scheduler/policy_spec.h"
+#include "common/policy_spec.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -14,7 +14,7 @@ static const struct policy_row {
     bool needs_workflow;
 } policy_rows[] = {
 #define POLICY(symbol, name, needs_workflow, help) {name, help, needs_workflow},
-#include "scheduler/policies.def"
+#include "common/policies.def"
 };
 
 static const struct option_row {
@@ -25,7 +25,7 @@ static const struct option_row {
 } option_rows[] = {
 #define OPTION(symbol, key, dflt, min, max, words, help) \
     {POLICY_##symbol, key, dflt, min, max, words, help},
-#include "scheduler/policies.def"
+#include "common/policies.def"
     {POLICY_COUNT, "", "", 0, 0, "", ""},
 };
 
@@ -271,7 +271,7 @@ void spec_reference(struct buf *out)
                   "How requests are placed: the settings `policy` and `default_policy`. "
                   "A policy is written `name[:key=value]...`; a key without "
                   "a value means 1.\n\n"
-                  "Printed from the table `scheduler/policies.def`.\n\n"
+                  "Printed from the table `common/policies.def`.\n\n"
                   "| policy | without a workflow | what it does |\n|---|---|---|\n");
     for (unsigned i = 0; i < POLICY_COUNT; i++)
         buf_addf(out, "| `%s` | %s | %s |\n", policy_rows[i].name,
