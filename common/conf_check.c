@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/conf_table.h"
+#include "common/policy_spec.h"
 
 /*
  * What must agree between settings, and the texts that have a form: addresses, names.
@@ -114,22 +115,25 @@ static void check_listens(const struct check *k)
                 complain(k, GATEWAY, 0, "admin_listen", "has an address of listen, too");
 }
 
-static bool is_one_of(const char *s, const char *const *names)
+/* alone: for requests without a workflow, too. */
+static void check_policy(const struct check *k, int section, size_t i, const char *name,
+                         const char *text, bool alone)
 {
-    while (*names != NULL && strcmp(s, *names) != 0)
-        names++;
-    return *names != NULL;
+    struct policy_spec spec;
+    char why[400];
+
+    if (spec_parse(text, &spec, why, sizeof(why)) != ERR_OK)
+        complain(k, section, i, name, why);
+    else if (alone && spec_needs_workflow(&spec))
+        complain(k, section, i, name, "must be a policy that needs no workflows");
 }
 
 static void check_policies(const struct check *k)
 {
-    static const char *const alone[] = {"roundrobin", "least", NULL};
     const struct conf_scheduler *s = &k->conf->scheduler;
 
-    if (strcmp(s->policy, "workflow") != 0 && !is_one_of(s->policy, alone))
-        complain(k, SCHEDULER, 0, "policy", "must be workflow, roundrobin or least");
-    if (!is_one_of(s->default_policy, alone))
-        complain(k, SCHEDULER, 0, "default_policy", "must be roundrobin or least");
+    check_policy(k, SCHEDULER, 0, "policy", s->policy, false);
+    check_policy(k, SCHEDULER, 0, "default_policy", s->default_policy, true);
 }
 
 static void check_url(const struct check *k, const char *name, const char *url)
