@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/scheduler/core_fixture.h"
+#include "tests/unit/scheduler/policy_vectors.h"
+
+#include <math.h>
+
+static void open_with(struct fixture *f, const char *policy, unsigned engines)
+{
+    struct core_conf conf = fixture_conf();
+
+    conf.policy = policy;
+    conf.text_block = 256;
+    conf.ratio = 4;
+    conf.ratio_fixed = true;
+    fixture_open(f, &conf, engines);
+}
+
+/* One decision of the policy, beside the core's books: cached comes from the caller. */
+struct scene {
+    struct ask ask;
+    struct query query;
+    uint32_t cached[ENGINES_MAX], cached_blocks[ENGINES_MAX];
+    double cost[ENGINES_MAX];
+};
+
+static void scene_set(struct scene *s, struct fixture *f, uint32_t tokens, uint32_t blocks)
+{
+    struct core *c = f->core;
+
+    *s = (struct scene){.query = query_of(f, "", "")};
+    s->ask = (struct ask){.query = &s->query,
+                          .spec = &c->spec,
+                          .state = c->state,
+                          .model = fleet_model(&c->fleet, text_of("m")),
+                          .tokens = tokens,
+                          .blocks = blocks,
+                          .able = c->fleet.alive,
+                          .may = c->fleet.alive,
+                          .cached = s->cached,
+                          .cached_blocks = s->cached_blocks,
+                          .cost = s->cost};
+}
+
+static void cached_at(struct scene *s, uint32_t engine, uint32_t blocks)
+{
+    s->cached_blocks[engine] = blocks;
+    s->cached[engine] = blocks * 64;
+}
+
+static struct choice decide(struct fixture *f, struct scene *s)
+{
+    struct choice out = {0};
+
+    for (unsigned i = 0; i < ENGINES_MAX; i++)
+        s->cost[i] = NAN;
+    assert_true(f->core->policy->place(f->core, &s->ask, &out));
+    assert_non_null(out.engine);
+    return out;
+}
+
+static void vector_check(const char *policy, const struct policy_vector *v, uint32_t expected)
+{
+    struct fixture f;
+    struct scene s;
+
+    open_with(&f, policy, v->engines > 7 ? 7 : v->engines);
+    scene_set(&s, &f, v->tokens, v->blocks);
+    s.ask.model->dispatches = v->dispatches;
+    for (uint32_t i = 0; i < v->engines; i++) {
+        struct engine *e = &f.core->fleet.engines[i];
+
+        e->running = v->running[i];
+        e->q_seconds = v->queue_seconds[i];
+        e->kv_conf = 4000 * 64;
+        e->stats = (struct engine_stats){.has_waiting = true,
+                                         .has_kv_used = true,
+                                         .waiting = v->waiting[i],
+                                         .kv_used_tokens = (uint64_t)v->used_blocks[i] * 64};
+        cached_at(&s, i, v->cached_blocks[i]);
+    }
+    assert_int_equal(decide(&f, &s).engine->index, expected);
+    for (uint32_t i = 0; i < v->engines; i++) {
+        f.core->fleet.engines[i].running = 0;
+        f.core->fleet.engines[i].q_seconds = 0;
+    }
+    fixture_close(&f);
+}
+
+static void rules_decide_as_the_reference_model(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(policy_vectors) / sizeof(policy_vectors[0]); i++) {
+        const struct policy_vector *v = &policy_vectors[i];
+
+        vector_check("least", v, v->least);
+        vector_check("cost", v, v->cost);
+        vector_check("dynamo", v, v->dynamo);
+        vector_check("dynamo:w=2.5", v, v->dynamo_w);
+        vector_check("llmd:weights", v, v->weights);
+    }
+}
+
+static void workflows_stay_where_they_began_with_wfleast(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_with(&f, "wfleast", 3);
+    assert_int_equal(place(&f, "a", "1").engine, 0);
+    assert_int_equal(place(&f, "b", "1").engine, 1);
+    for (unsigned i = 0; i < 4; i++) {
+        struct action go = place(&f, "a", "2");
+
+        assert_int_equal(go.engine, 0);
+        assert_int_equal(go.reason, REASON_HOME);
+    }
+    assert_int_equal(place(&f, "c", "1").engine, 2);
+    assert_int_equal(probe(&f, 0, false, true), ERR_OK);
+    assert_int_equal(probe(&f, 0, false, true), ERR_OK);
+    assert_int_equal(place(&f, "a", "1").reason, REASON_REHOMED);
+    assert_int_equal(place(&f, "a", "1").reason, REASON_HOME);
+    assert_int_equal(probe(&f, 0, true, false), ERR_OK);
+    assert_int_not_equal(place(&f, "a", "1").engine, 0); /* it has moved */
+    fixture_close(&f);
+}
+
+static void a_home_that_failed_is_avoided_once_with_wfleast(void **state)
+{
+    static const uint32_t avoid[] = {0};
+    struct query q;
+    struct fixture f;
+
+    (void)state;
+    open_with(&f, "wfleast", 3);
+    assert_int_equal(place(&f, "a", "1").engine, 0);
+    q = query_of(&f, "a", "1");
+    q.avoid = avoid;
+    q.avoid_count = 1;
+    assert_int_equal(ask(&f, &q)->reason, REASON_RETRY);
+    assert_int_equal(place(&f, "a", "1").engine, 0);
+    fixture_close(&f);
+}
+
+static void random_reaches_all_and_repeats_with_its_seed(void **state)
+{
+    uint32_t first[3][64], counts[3] = {0};
+    static const char *const specs[] = {"random", "random", "random:seed=5"};
+    bool differs = false;
+
+    (void)state;
+    for (unsigned run = 0; run < 3; run++) {
+        struct fixture f;
+
+        open_with(&f, specs[run], 3);
+        for (unsigned i = 0; i < 64; i++) {
+            first[run][i] = place(&f, "w", "a").engine;
+            counts[first[run][i]]++;
+            differs |= run == 2 && first[2][i] != first[0][i];
+        }
+        fixture_close(&f);
+    }
+    assert_memory_equal(first[0], first[1], sizeof(first[0]));
+    assert_true(differs);
+    for (unsigned i = 0; i < 3; i++)
+        assert_in_range(counts[i], 40, 88);
+}
+
+static void only_workflows_of_a_dead_engine_move_with_wfhash(void **state)
+{
+    uint32_t at[200], moved = 0, counts[4] = {0};
+    struct core_conf conf = fixture_conf();
+    struct fixture f;
+    char id[16];
+
+    (void)state;
+    conf.policy = "wfhash";
+    conf.max_workflows = 256;
+    conf.max_leases = 1024;
+    fixture_open(&f, &conf, 4);
+    for (unsigned i = 0; i < 200; i++) {
+        snprintf(id, sizeof(id), "w%u", i);
+        at[i] = place(&f, id, "a").engine;
+        counts[at[i]]++;
+        assert_int_equal(place(&f, id, "b").engine, at[i]);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        assert_in_range(counts[i], 30, 70);
+    probe(&f, 2, false, true);
+    probe(&f, 2, false, true);
+    for (unsigned i = 0; i < 200; i++) {
+        uint32_t now;
+
+        snprintf(id, sizeof(id), "w%u", i);
+        now = place(&f, id, "a").engine;
+        assert_int_not_equal(now, 2);
+        moved += now != at[i];
+    }
+    assert_int_equal(moved, counts[2]);
+    fixture_close(&f);
+}
+
+/* Recorded from uhashring 2.3: HashRing(["e0" .. "e4"]).get_node("wf-<i>"), then without e1, e3. */
+static void sessions_go_where_uhashring_says(void **state)
+{
+    static const char all[] = "4430140220222442443320113131432211034210041311101301330322043143",
+                      even[] = "4420440220222442440020244402402224044200044200402204220222042442";
+    struct core_conf conf = fixture_conf();
+    struct fixture f;
+    char id[16];
+
+    (void)state;
+    conf.policy = "session";
+    fixture_open(&f, &conf, 5);
+    for (unsigned i = 0; i < 64; i++) {
+        struct action go;
+
+        snprintf(id, sizeof(id), "wf-%u", i);
+        go = place(&f, id, "a");
+        assert_int_equal(go.engine, all[i] - '0');
+        assert_int_equal(go.reason, REASON_HASH);
+        finish(&f, go.handle, 10, 0, 1);
+    }
+    engine_gone(&f, 1, 1);
+    probe(&f, 3, false, true);
+    probe(&f, 3, false, true);
+    for (unsigned i = 0; i < 64; i++) {
+        struct action go;
+
+        snprintf(id, sizeof(id), "wf-%u", i);
+        go = place(&f, id, "a");
+        assert_int_equal(go.engine, even[i] - '0');
+        finish(&f, go.handle, 10, 0, 1);
+    }
+    assert_int_equal(place(&f, "", "").reason, REASON_LEAST);
+    fixture_close(&f);
+}
+
+static void sessions_may_be_agents(void **state)
+{
+    static const char all[] = "44301402202224424433";
+    struct fixture f;
+    char id[16];
+
+    (void)state;
+    open_with(&f, "session:key=agent", 5);
+    for (unsigned i = 0; i < 20; i++) {
+        char w[16];
+
+        snprintf(id, sizeof(id), "wf-%u", i);
+        snprintf(w, sizeof(w), "w%u", i);
+        assert_int_equal(place(&f, w, id).engine, all[i] - '0');
+    }
+    fixture_close(&f);
+}
+
+static void llmd_sticks_to_warm_engines_until_they_are_saturated(void **state)
+{
+    struct fixture f;
+    struct choice got;
+    struct scene s;
+
+    (void)state;
+    open_with(&f, "llmd:rate=1000:penalty=10", 3);
+    scene_set(&s, &f, 6400, 100);
+    cached_at(&s, 1, 80); /* just warm */
+    cached_at(&s, 2, 79);
+    f.core->fleet.engines[1].q_tokens = 10000;
+    got = decide(&f, &s);
+    assert_int_equal(got.engine->index, 1);
+    assert_int_equal(got.reason, REASON_CACHE);
+    f.core->fleet.engines[1].q_tokens = 10001; /* 10.001 s behind the others */
+    got = decide(&f, &s);
+    assert_int_equal(got.engine->index, 2);
+    assert_int_equal(got.reason, REASON_BALANCE);
+    f.core->fleet.engines[0].q_tokens = f.core->fleet.engines[2].q_tokens = 5000;
+    got = decide(&f, &s);
+    assert_int_equal(got.engine->index, 1);
+    cached_at(&s, 0, 100); /* two warm ones: tokens in flight and of its own */
+    got = decide(&f, &s);
+    assert_int_equal(got.engine->index, 0);
+    assert_true(s.cost[0] == 5000 && s.cost[1] == 10001 + 20 * 64 && s.cost[2] == 5000 + 21 * 64);
+    for (unsigned i = 0; i < 3; i++)
+        f.core->fleet.engines[i].q_tokens = 0;
+    fixture_close(&f);
+}
+
+static void llmd_without_warm_engines_takes_the_least_uncached_tokens(void **state)
+{
+    struct fixture f;
+    struct scene s;
+
+    (void)state;
+    open_with(&f, "llmd", 3);
+    scene_set(&s, &f, 6400, 100);
+    cached_at(&s, 0, 10);
+    cached_at(&s, 1, 50);
+    assert_int_equal(decide(&f, &s).engine->index, 1);
+    assert_int_equal(decide(&f, &s).reason, REASON_SCORE);
+    f.core->fleet.engines[1].q_tokens = 41 * 64;
+    assert_int_equal(decide(&f, &s).engine->index, 0);
+    f.core->fleet.engines[1].q_tokens = 0;
+    fixture_close(&f);
+}
+
+static void llmd_explores_as_often_as_told(void **state)
+{
+    uint32_t elsewhere = 0;
+    struct fixture f;
+    struct scene s;
+
+    (void)state;
+    open_with(&f, "llmd:explore=.25", 2);
+    scene_set(&s, &f, 6400, 100);
+    cached_at(&s, 0, 100);
+    f.core->fleet.engines[0].q_tokens = 10000; /* less than the penalty */
+    for (unsigned i = 0; i < 1000; i++) {
+        struct choice got = decide(&f, &s);
+
+        assert_int_equal(got.reason, got.engine->index == 0 ? REASON_CACHE : REASON_RANDOM);
+        elsewhere += got.engine->index == 1;
+    }
+    assert_in_range(elsewhere, 200, 300);
+    f.core->fleet.engines[0].q_tokens = 0;
+    fixture_close(&f);
+}
+
+static void lmetric_multiplies_new_tokens_and_batch(void **state)
+{
+    struct fixture f;
+    struct scene s;
+
+    (void)state;
+    open_with(&f, "lmetric", 2);
+    scene_set(&s, &f, 6400, 100);
+    cached_at(&s, 0, 75); /* 1600 new tokens there, 6400 here */
+    f.core->fleet.engines[0].running = 3;
+    assert_int_equal(decide(&f, &s).engine->index, 1); /* 1601 * 4 > 6401 * 1 */
+    assert_true(s.cost[0] == 1601.0 * 4 && s.cost[1] == 6401);
+    f.core->fleet.engines[0].running = 2;
+    assert_int_equal(decide(&f, &s).engine->index, 0);
+    f.core->fleet.engines[0].q_tokens = 1000; /* those ahead count alike */
+    assert_int_equal(decide(&f, &s).engine->index, 1);
+    f.core->fleet.engines[0].running = 0;
+    f.core->fleet.engines[0].q_tokens = 0;
+    fixture_close(&f);
+}
+
+static void every_policy_lives_with_one_engine_and_with_none(void **state)
+{
+    struct buf names = {0};
+
+    (void)state;
+    spec_names(&names, true);
+    for (char *rest = NULL, *name = strtok_r((char *)(uintptr_t)buf_cstr(&names), ", ", &rest);
+         name != NULL; name = strtok_r(NULL, ", ", &rest)) {
+        static const uint64_t digests[] = {11, 12, 13, 14, 15, 16, 17};
+        struct fixture f;
+        struct query q;
+
+        open_with(&f, name, 1);
+        for (unsigned i = 0; i < 3; i++) {
+            q = query_of(&f, "w", "a");
+            q.digests = digests;
+            q.digest_count = 7;
+            assert_int_equal(ask(&f, &q)->type, ACT_GO);
+        }
+        finish(&f, q.handle, 400, 100, 10);
+        engine_gone(&f, 0, 1);
+        q = query_of(&f, "w", "a");
+        assert_int_equal(ask(&f, &q)->err, ERR_NO_ENGINE);
+        engine_put(&f, 5, 1, "late", "m", false);
+        probe(&f, 5, true, false);
+        q = query_of(&f, "w", "a");
+        q.digests = digests;
+        q.digest_count = 7;
+        assert_int_equal(ask(&f, &q)->engine, 5);
+        fixture_close(&f);
+    }
+    buf_fini(&names);
+}
+
+static enum err choose(struct fixture *f, const char *policy, const char *fallback)
+{
+    struct event set = {.type = EV_POLICY_SET, .conf = fixture_conf()};
+
+    set.conf.policy = policy;
+    set.conf.default_policy = fallback;
+    return step(f, &set);
+}
+
+static void what_a_policy_keeps_survives_a_reload_of_the_same(void **state)
+{
+    struct fixture f;
+    void *kept;
+
+    (void)state;
+    open_with(&f, "random:seed=3", 2);
+    kept = f.core->state;
+    assert_non_null(kept);
+    assert_int_equal(choose(&f, "random:seed=3", "least"), ERR_OK);
+    assert_ptr_equal(f.core->state, kept);
+    assert_int_equal(choose(&f, "least", "random:seed=3"), ERR_OK);
+    assert_ptr_equal(f.core->fallback_state, kept);
+    assert_int_equal(choose(&f, "random:seed=3", "random:seed=3"), ERR_OK);
+    assert_ptr_equal(f.core->state, kept);
+    assert_ptr_equal(f.core->fallback_state, kept); /* two of the same share it */
+    assert_int_equal(choose(&f, "session", "random:seed=4"), ERR_OK);
+    assert_int_equal(choose(&f, "random:seed=4", "session"), ERR_OK);
+    assert_int_equal(choose(&f, "random:seed=4", "random:seed=5"), ERR_OK);
+    fixture_close(&f);
+}
+
+static void a_refused_policy_changes_nothing(void **state)
+{
+    struct fixture f;
+    void *kept;
+
+    (void)state;
+    open_with(&f, "random:seed=3", 2);
+    kept = f.core->state;
+    assert_int_equal(choose(&f, "random:sed=3", "least"), ERR_CONF);
+    assert_int_equal(choose(&f, "fastest", "least"), ERR_CONF);
+    assert_int_equal(choose(&f, "least", "workflow"), ERR_CONF);
+    assert_ptr_equal(f.core->state, kept);
+    assert_string_equal(core_policy_name(f.core), "random");
+    fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rules_decide_as_the_reference_model),
+        cmocka_unit_test(workflows_stay_where_they_began_with_wfleast),
+        cmocka_unit_test(a_home_that_failed_is_avoided_once_with_wfleast),
+        cmocka_unit_test(random_reaches_all_and_repeats_with_its_seed),
+        cmocka_unit_test(only_workflows_of_a_dead_engine_move_with_wfhash),
+        cmocka_unit_test(sessions_go_where_uhashring_says),
+        cmocka_unit_test(sessions_may_be_agents),
+        cmocka_unit_test(llmd_sticks_to_warm_engines_until_they_are_saturated),
+        cmocka_unit_test(llmd_without_warm_engines_takes_the_least_uncached_tokens),
+        cmocka_unit_test(llmd_explores_as_often_as_told),
+        cmocka_unit_test(lmetric_multiplies_new_tokens_and_batch),
+        cmocka_unit_test(every_policy_lives_with_one_engine_and_with_none),
+        cmocka_unit_test(what_a_policy_keeps_survives_a_reload_of_the_same),
+        cmocka_unit_test(a_refused_policy_changes_nothing),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
