@@ -5,6 +5,8 @@
 
 #include "common/must.h"
 
+#define ROOM_FIRST (UINT32_C(1) << 20)
+
 static uint32_t home(const struct cache *c, uint64_t id)
 {
     id ^= id >> 32; /* ids may be hashes or small numbers */
@@ -22,19 +24,40 @@ static uint32_t place(const struct cache *c, uint64_t id)
     return i;
 }
 
-void cache_init(struct cache *c, uint32_t capacity)
+static void table_make(struct cache *c)
 {
     uint32_t size = 16;
 
-    must(capacity > 0 && capacity < UINT32_C(1) << 30);
-    while (size < capacity * 2)
+    while (size < c->room * 2)
         size *= 2;
-    *c = (struct cache){.mask = size - 1, .capacity = capacity, .spare = 1};
-    c->blocks = calloc((size_t)capacity + 1, sizeof *c->blocks);
+    c->mask = size - 1;
     c->table = calloc(size, sizeof *c->table);
-    must(c->blocks != NULL && c->table != NULL);
-    for (uint32_t i = 1; i < capacity; i++)
-        c->blocks[i].next = i + 1;
+    must(c->table != NULL);
+}
+
+void cache_init(struct cache *c, uint32_t capacity)
+{
+    must(capacity > 0 && capacity < UINT32_C(1) << 30);
+    *c = (struct cache){.capacity = capacity, .fresh = 1};
+    c->room = capacity < ROOM_FIRST ? capacity : ROOM_FIRST;
+    c->blocks = calloc((size_t)c->room + 1, sizeof *c->blocks);
+    must(c->blocks != NULL);
+    table_make(c);
+}
+
+static void grow(struct cache *c)
+{
+    struct cache_block *blocks;
+
+    must(c->room < c->capacity);
+    c->room = c->capacity / 2 < c->room ? c->capacity : c->room * 2;
+    blocks = realloc(c->blocks, ((size_t)c->room + 1) * sizeof *c->blocks);
+    must(blocks != NULL);
+    c->blocks = blocks;
+    free(c->table);
+    table_make(c);
+    for (uint32_t i = 1; i < c->fresh; i++) /* there is no spare slot, or we would not grow */
+        c->table[place(c, blocks[i].id)] = i;
 }
 
 void cache_fini(struct cache *c)
@@ -80,10 +103,17 @@ bool cache_hold(struct cache *c, uint64_t id)
 
 void cache_add(struct cache *c, uint64_t id)
 {
-    uint32_t i = place(c, id), slot = c->spare;
+    uint32_t slot = c->spare, i;
 
-    must(c->table[i] == 0 && slot != 0);
-    c->spare = c->blocks[slot].next;
+    if (slot != 0) {
+        c->spare = c->blocks[slot].next;
+    } else {
+        if (c->fresh > c->room)
+            grow(c);
+        slot = c->fresh++;
+    }
+    i = place(c, id);
+    must(c->table[i] == 0);
     c->blocks[slot] = (struct cache_block){.id = id, .refs = 1};
     c->table[i] = slot;
     c->held++;
@@ -105,14 +135,12 @@ void cache_drop(struct cache *c, uint64_t id)
     c->blocks[0].prev = slot;
 }
 
-uint64_t cache_evict(struct cache *c)
+/* A block without references leaves; i: its place in the table. */
+static void leave(struct cache *c, uint32_t i)
 {
-    uint32_t slot = c->blocks[0].next, i, j;
-    uint64_t id = c->blocks[slot].id;
+    uint32_t slot = c->table[i], j;
 
-    must(slot != 0);
     unlink_free(c, slot);
-    i = place(c, id);
     /* Close the gap, so that no search stops short of what collided with us. */
     for (j = (i + 1) & c->mask; c->table[j] != 0; j = (j + 1) & c->mask) {
         uint32_t h = home(c, c->blocks[c->table[j]].id);
@@ -125,7 +153,26 @@ uint64_t cache_evict(struct cache *c)
     c->table[i] = 0;
     c->blocks[slot].next = c->spare;
     c->spare = slot;
+}
+
+uint64_t cache_evict(struct cache *c)
+{
+    uint32_t slot = c->blocks[0].next;
+    uint64_t id = c->blocks[slot].id;
+
+    must(slot != 0);
+    leave(c, place(c, id));
     return id;
+}
+
+bool cache_forget(struct cache *c, uint64_t id)
+{
+    uint32_t i = place(c, id);
+
+    if (c->table[i] == 0 || c->blocks[c->table[i]].refs > 0)
+        return false;
+    leave(c, i);
+    return true;
 }
 
 uint32_t cache_match(const struct cache *c, const uint64_t *ids, uint32_t n)

@@ -7,8 +7,8 @@
 
 /*
  * The blocks that are resident, by chained id. A block is referenced by running requests, or it is
- * free but still cached, in order of release: the oldest is evicted first. Memory is taken once.
- * Pure; one thread.
+ * free but still cached, in order of release: the oldest is evicted first. Memory is taken once,
+ * for capacities beyond a million blocks as they fill. Pure; one thread.
  */
 struct cache_block {
     uint64_t id;
@@ -17,11 +17,12 @@ struct cache_block {
 };
 
 struct cache {
-    struct cache_block *blocks; /* capacity + 1 */
+    struct cache_block *blocks; /* room + 1 */
     uint32_t *table;            /* open addressing, 0 = empty */
-    uint32_t mask, capacity;
+    uint32_t mask, capacity, room;
     uint32_t held, cached; /* blocks with and without references */
-    uint32_t spare;        /* unused slots, linked by next */
+    uint32_t spare;        /* unused slots, linked by next; 0: none */
+    uint32_t fresh;        /* slots from here on were never used */
 };
 
 void cache_init(struct cache *c, uint32_t capacity);
@@ -32,6 +33,7 @@ bool cache_hold(struct cache *c, uint64_t id);            /* false: not resident
 void cache_add(struct cache *c, uint64_t id);             /* not resident before; one reference */
 void cache_drop(struct cache *c, uint64_t id);            /* one reference less */
 uint64_t cache_evict(struct cache *c);                    /* the oldest; there must be one */
+bool cache_forget(struct cache *c, uint64_t id);          /* false: not there, or referenced */
 
 /* Leading ids that are resident; residency must be prefix-closed along a chain. */
 uint32_t cache_match(const struct cache *c, const uint64_t *ids, uint32_t n);

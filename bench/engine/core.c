@@ -34,6 +34,8 @@ struct engine {
     struct engine_conf conf;
     struct engine_profile p;
     struct cache cache;
+    struct cache host; /* capacity 0: none; blocks there have no references */
+    double load_s;     /* what was loaded from there since the last step began */
     uint32_t priv;
     bool blocked; /* the head of the queue did not fit; nothing was released since */
     uint64_t order;
@@ -55,8 +57,8 @@ struct engine {
 };
 
 static const struct engine_profile profiles[] = {
-#define PROFILE(name, base, tok, attn, seq, kv, cache, help) \
-    {name, help, base, tok, attn, seq, kv, cache},
+#define PROFILE(name, base, tok, attn, seq, kv, load, cache, help) \
+    {name, help, base, tok, attn, seq, kv, load, cache},
 #include "bench/engine/profiles.def"
 #undef PROFILE
 };
@@ -128,19 +130,44 @@ static void heap_remove(struct heap *h, struct engine_req *r)
 
 /* blocks */
 
-static void block_add(struct engine *e, uint64_t id)
+static void block_tell(struct engine *e, const struct engine_block *b)
 {
-    cache_add(&e->cache, id);
     if (e->conf.on_block != NULL)
-        e->conf.on_block(e->conf.on_block_arg, id, true);
+        e->conf.on_block(e->conf.hook_arg, b);
+}
+
+static void block_add(struct engine *e, const struct engine_req *r, uint32_t i)
+{
+    cache_add(&e->cache, r->ids[i]);
+    block_tell(e, &(struct engine_block){.id = r->ids[i],
+                                         .parent = i > 0 ? r->ids[i - 1] : 0,
+                                         .stored = true,
+                                         .index = i,
+                                         .req = r});
+}
+
+/* It becomes the second tier's newest. */
+static void host_put(struct engine *e, uint64_t id)
+{
+    struct cache *h = &e->host;
+
+    if (h->capacity == 0)
+        return;
+    if (!cache_hold(h, id)) {
+        if (h->cached == h->capacity)
+            block_tell(e, &(struct engine_block){.id = cache_evict(h), .host = true});
+        cache_add(h, id);
+        block_tell(e, &(struct engine_block){.id = id, .stored = true, .host = true});
+    }
+    cache_drop(h, id);
 }
 
 static void block_evict(struct engine *e)
 {
     uint64_t id = cache_evict(&e->cache);
 
-    if (e->conf.on_block != NULL)
-        e->conf.on_block(e->conf.on_block_arg, id, false);
+    host_put(e, id); /* before the news that it left: it is in one of the two at any time */
+    block_tell(e, &(struct engine_block){.id = id});
 }
 
 /* Blocks whose content is now computed, or about to be. */
@@ -148,7 +175,7 @@ static void block_register(struct engine *e, struct engine_req *r, uint32_t upto
 {
     for (uint32_t i = r->reg; i < upto; i++) {
         if (!cache_hold(&e->cache, r->ids[i]))
-            block_add(e, r->ids[i]);
+            block_add(e, r, i);
     }
     if (upto > r->reg) {
         e->priv -= upto - r->reg;
@@ -166,6 +193,19 @@ static void block_release(struct engine *e, struct engine_req *r)
     r->state = ENGINE_REQ_OUT;
 }
 
+/* Behind its hits in the first tier, a prompt may go on in the second. */
+static uint32_t host_load(struct engine *e, struct engine_req *r)
+{
+    uint32_t from = r->reg, upto = from;
+
+    if (e->host.capacity == 0)
+        return from;
+    while (upto < r->np && cache_has(&e->host, r->ids[upto]))
+        upto++;
+    e->load_s += (double)(upto - from) * e->conf.block_tokens * e->p.load;
+    return upto;
+}
+
 static bool admit(struct engine *e, struct engine_req *r)
 {
     struct cache *c = &e->cache;
@@ -180,13 +220,19 @@ static bool admit(struct engine *e, struct engine_req *r)
     while (c->held + c->cached + e->priv + need > c->capacity)
         block_evict(e);
     e->priv += need;
-    r->hit_blocks = r->reg = hit;
+    r->reg = hit;
+    hit = host_load(e, r);
+    r->hit_blocks = hit;
+    r->host_blocks = hit - r->reg;
+    block_register(e, r, hit);
     r->todo =
         (uint64_t)hit * e->conf.block_tokens < r->nin ? r->nin - hit * e->conf.block_tokens : 1;
     r->hit_tokens = r->nin - r->todo;
     e->stats.query_tokens += r->nin;
     e->stats.hit_tokens += r->hit_tokens;
     e->stats.computed_tokens += r->todo;
+    if (e->conf.on_admit != NULL)
+        e->conf.on_admit(e->conf.hook_arg, r);
     return true;
 }
 
@@ -253,13 +299,14 @@ static void step_begin(struct engine *e)
     e->k = 1;
     if (e->chunk_count == 0 && !e->conf.stream_tokens && e->dec.at[0]->key - e->tick > 1)
         e->k = e->dec.at[0]->key - e->tick;
-    e->dt_s = p->base + p->seq * n + p->kv * ((double)e->ctx + n * (double)e->k / 2);
+    e->dt_s = p->base + e->load_s + p->seq * n + p->kv * ((double)e->ctx + n * (double)e->k / 2);
     for (size_t i = 0; i < e->chunk_count; i++) {
         double m = e->chunks[i].tokens;
         const struct engine_req *r = e->chunks[i].req;
 
         e->dt_s += p->tok * m + p->attn * m * ((double)(r->nin - r->todo) + m / 2);
     }
+    e->load_s = 0;
     e->start_s = e->free_s;
     e->free_s = e->start_s + e->dt_s * (double)e->k;
     e->running = true;
@@ -367,6 +414,8 @@ struct engine *engine_new(const struct engine_conf *conf)
     if (c->seqs_max == 0)
         c->seqs_max = 256;
     cache_init(&e->cache, (uint32_t)(c->cache_tokens / c->block_tokens));
+    if (c->host_tokens >= c->block_tokens)
+        cache_init(&e->host, (uint32_t)(c->host_tokens / c->block_tokens));
     list_init(&e->pre);
     e->chunks = calloc(c->seqs_max, sizeof *e->chunks);
     e->over = calloc(c->seqs_max, sizeof *e->over);
@@ -381,6 +430,7 @@ void engine_free(struct engine *e)
     if (e == NULL)
         return;
     cache_fini(&e->cache);
+    cache_fini(&e->host);
     free(e->chunks);
     free(e->over);
     free(e->dec.at);
@@ -402,17 +452,25 @@ enum err engine_add(struct engine *e, double now_s, struct engine_req *r)
         e->free_s = now_s;
     r->nout = nout;
     r->need = (uint32_t)need;
-    r->reg = r->todo = r->hit_tokens = r->hit_blocks = 0;
+    r->reg = r->todo = r->hit_tokens = r->hit_blocks = r->host_blocks = 0;
     r->arrived_s = now_s;
     r->admitted_s = r->first_s = NAN;
     r->key = e->conf.priority ? r->priority : 0;
-    r->order = ++e->order;
+    e->order++;
+    if (r->order == 0)
+        r->order = e->order;
     r->state = ENGINE_REQ_WAIT;
     list_init(&r->link);
     heap_push(&e->wait, r);
     e->stats.requests++;
     jump_cut(e, now_s);
     return ERR_OK;
+}
+
+void engine_begin(struct engine *e)
+{
+    if (!e->running)
+        step_begin(e);
 }
 
 void engine_cancel(struct engine *e, double now_s, struct engine_req *r)
@@ -477,6 +535,19 @@ double engine_next_deadline(const struct engine *e)
     return INFINITY;
 }
 
+bool engine_forget(struct engine *e, uint64_t id)
+{
+    if (!cache_forget(&e->cache, id))
+        return false;
+    block_tell(e, &(struct engine_block){.id = id});
+    return true;
+}
+
+bool engine_has(const struct engine *e, uint64_t id)
+{
+    return cache_has(&e->cache, id) || (e->host.capacity > 0 && cache_has(&e->host, id));
+}
+
 uint32_t engine_match(const struct engine *e, const uint64_t *ids, uint32_t n)
 {
     return cache_match(&e->cache, ids, n);
@@ -495,6 +566,8 @@ void engine_stats_get(const struct engine *e, struct engine_stats *out)
 void engine_reset(struct engine *e)
 {
     while (e->cache.cached > 0)
-        block_evict(e);
+        (void)engine_forget(e, e->cache.blocks[e->cache.blocks[0].next].id);
+    while (e->host.cached > 0)
+        block_tell(e, &(struct engine_block){.id = cache_evict(&e->host), .host = true});
     memset(&e->stats, 0, sizeof e->stats);
 }

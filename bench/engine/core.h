@@ -27,7 +27,7 @@
  */
 struct engine_profile {
     const char *name, *help;
-    double base, tok, attn, seq, kv; /* seconds; see profiles.def */
+    double base, tok, attn, seq, kv, load; /* seconds; see profiles.def */
     uint64_t cache_tokens;
 };
 
@@ -35,9 +35,21 @@ const struct engine_profile *engine_profile_find(const char *name); /* NULL: unk
 /* The i-th row, NULL behind the last. */
 const struct engine_profile *engine_profile_row(size_t i);
 
+struct engine_req;
+
+/* A block's content became resident, or left. */
+struct engine_block {
+    uint64_t id, parent; /* parent: the block before it in its chain; 0: none, or !stored */
+    bool stored;
+    bool host;                    /* in the second tier */
+    uint32_t index;               /* which block of req; stored in the first tier only */
+    const struct engine_req *req; /* whose prefill or output this is; else NULL */
+};
+
 struct engine_conf {
     struct engine_profile profile;
     uint64_t cache_tokens;  /* 0: the profile's */
+    uint64_t host_tokens;   /* second tier, in host memory, LRU; what leaves the first goes there */
     uint32_t block_tokens;  /* 0: 16 */
     uint32_t budget_tokens; /* per step; 0: 8192 */
     uint32_t seqs_max;      /* running at once; 0: 256 */
@@ -45,9 +57,11 @@ struct engine_conf {
     bool stream_tokens;     /* one step per token, each announced; else decode runs jump ahead */
     bool share_after;       /* a block can be hit only when its prefill has finished; default: as
                                soon as it is scheduled */
-    /* Optional: told when a block becomes resident or is evicted. */
-    void (*on_block)(void *arg, uint64_t id, bool resident);
-    void *on_block_arg;
+    /* Optional, called within any function that changes something: each block in and out of a
+     * tier, in order; and each admission, when hits are known and nothing is computed yet. */
+    void (*on_block)(void *arg, const struct engine_block *block);
+    void (*on_admit)(void *arg, const struct engine_req *req);
+    void *hook_arg;
 };
 
 /* Memory of the caller, untouched by it from engine_add() until its DONE event or engine_cancel().
@@ -58,15 +72,15 @@ struct engine_req {
     uint32_t np, n_ids;  /* how many belong to the prompt / in all */
     uint32_t nin, nout;  /* tokens; nout counts as 1 at least */
     int64_t priority;
+    uint64_t order; /* of equals, the lower goes first; 0: set to the order of engine_add() */
 
     double arrived_s, admitted_s, first_s; /* filled as they happen */
     uint32_t hit_tokens;                   /* from admission on; at most nin - 1 */
-    uint32_t hit_blocks;
+    uint32_t hit_blocks, host_blocks;      /* all that hit; of them from host memory */
     /* private */
     enum { ENGINE_REQ_OUT, ENGINE_REQ_WAIT, ENGINE_REQ_PREFILL, ENGINE_REQ_DECODE } state;
     uint32_t need, reg, todo;
     int64_t key; /* priority while waiting, last tick while decoding */
-    uint64_t order;
     size_t pos;
     struct list link;
 };
@@ -101,6 +115,9 @@ void engine_free(struct engine *e); /* requests still inside are forgotten */
 
 /* ERR_TOO_LARGE: would never fit the cache. ERR_INVALID: no prompt, or more ids than tokens. */
 enum err engine_add(struct engine *e, double now_s, struct engine_req *req);
+/* Begins the next step if none runs. engine_step() does so too; calling this right after
+ * engine_add() keeps what is added later at the same time out of that step. */
+void engine_begin(struct engine *e);
 /* At any moment; also for a request that is already out. Frees all it holds; what it had computed
  * stays cached. */
 void engine_cancel(struct engine *e, double now_s, struct engine_req *req);
@@ -110,10 +127,14 @@ size_t engine_step(struct engine *e, double now_s, struct engine_event *events, 
 size_t engine_events_max(const struct engine *e);
 double engine_next_deadline(const struct engine *e); /* INFINITY: idle */
 
+/* Drops one block from the first tier if no request holds it; whether it did. */
+bool engine_forget(struct engine *e, uint64_t id);
+/* In either tier. */
+bool engine_has(const struct engine *e, uint64_t id);
 /* Leading blocks of a chain that are resident. */
 uint32_t engine_match(const struct engine *e, const uint64_t *ids, uint32_t n);
 void engine_stats_get(const struct engine *e, struct engine_stats *out);
-/* Evicts every block that no request holds, and zeroes the counters. */
+/* Evicts every block that no request holds, from both tiers, and zeroes the counters. */
 void engine_reset(struct engine *e);
 
 #endif

@@ -64,6 +64,30 @@ static void matches_the_longest_resident_prefix(void **state)
     cache_fini(&c);
 }
 
+static void a_large_cache_grows_as_it_fills(void **state)
+{
+    enum { MANY = 2500000 };
+    struct cache c;
+
+    (void)state;
+    cache_init(&c, MANY + 1000);
+    for (uint64_t id = 1; id <= MANY; id++) {
+        cache_add(&c, id * 7);
+        cache_drop(&c, id * 7);
+    }
+    assert_int_equal(c.cached, MANY);
+    for (uint64_t id = 1; id <= MANY; id += 1001)
+        assert_true(cache_is_cached(&c, id * 7));
+    assert_false(cache_has(&c, 8));
+    assert_int_equal(cache_evict(&c), 7);
+    assert_true(cache_forget(&c, 21));
+    assert_false(cache_forget(&c, 21));
+    assert_int_equal(cache_evict(&c), 14);
+    assert_int_equal(cache_evict(&c), 28);
+    assert_int_equal(c.cached, MANY - 4);
+    cache_fini(&c);
+}
+
 /* A table against a plain array, with a small table so that everything collides. */
 static void finds_what_is_there_after_many_evictions(void **state)
 {
@@ -121,6 +145,7 @@ int main(void)
         cmocka_unit_test(evicts_in_order_of_release),
         cmocka_unit_test(a_block_stays_until_its_last_reference),
         cmocka_unit_test(matches_the_longest_resident_prefix),
+        cmocka_unit_test(a_large_cache_grows_as_it_fills),
         cmocka_unit_test(finds_what_is_there_after_many_evictions),
     };
 

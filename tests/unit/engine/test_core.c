@@ -23,15 +23,23 @@ struct run {
     double done_s[REQS];
     uint32_t firsts[REQS], tokens[REQS], dones[REQS];
     uint64_t next_id;
-    int64_t resident; /* by on_block */
+    int64_t resident, hosted; /* by on_block */
 };
 
-static void on_block(void *arg, uint64_t id, bool resident)
+static void on_block(void *arg, const struct engine_block *b)
 {
     struct run *r = arg;
 
-    assert_true(id != 0);
-    r->resident += resident ? 1 : -1;
+    assert_true(b->id != 0);
+    assert_true((b->req != NULL) == (b->stored && !b->host));
+    if (b->req != NULL) {
+        assert_int_equal(b->req->ids[b->index], b->id);
+        assert_int_equal(b->parent, b->index > 0 ? b->req->ids[b->index - 1] : 0);
+    }
+    if (b->host)
+        r->hosted += b->stored ? 1 : -1;
+    else
+        r->resident += b->stored ? 1 : -1;
 }
 
 static struct run *run_new(const struct engine_conf *conf)
@@ -41,7 +49,7 @@ static struct run *run_new(const struct engine_conf *conf)
 
     assert_non_null(r);
     c.on_block = on_block;
-    c.on_block_arg = r;
+    c.hook_arg = r;
     r->e = engine_new(&c);
     r->cap = engine_events_max(r->e);
     r->ev = calloc(r->cap, sizeof *r->ev);
@@ -246,6 +254,55 @@ static void the_tail_is_evicted_before_the_head(void **state)
     run_free(r);
 }
 
+static void what_is_evicted_is_found_in_host_memory(void **state)
+{
+    struct run *r = run_new(&(struct engine_conf){.profile = *p70b(),
+                                                  .cache_tokens = 192, /* 12 blocks */
+                                                  .host_tokens = 256,  /* 16 */
+                                                  .block_tokens = 16});
+
+    (void)state;
+    run_prepare(r, 16, 160, 16, -1, 0); /* 11 blocks */
+    run_prepare(r, 16, 176, 16, -1, 0); /* 12: pushes all of them out */
+    run_prepare(r, 16, 176, 16, 0, 11); /* of the first, only the head is left then */
+    run_add(r, 0, 0);
+    run_to(r, 10);
+    run_add(r, 10, 1);
+    run_to(r, 20);
+    assert_int_equal(r->hosted, 11);
+    assert_true(engine_has(r->e, r->ids[0][0]) && engine_has(r->e, r->ids[1][0]));
+    assert_int_equal(engine_match(r->e, r->ids[0], 11), 0);
+    run_add(r, 20, 2);
+    assert_int_equal(r->hosted, 16);
+    assert_int_equal(r->reqs[2].hit_blocks, 4);
+    assert_int_equal(r->reqs[2].host_blocks, 4);
+    run_to(r, NEVER);
+    assert_int_equal(r->reqs[2].hit_tokens, 64);
+    assert_true(fabs(r->reqs[2].first_s - 20 -
+                     (.018 + 64 * 3.3e-6 + 112 * 1.25e-4 + 1.6e-9 * 112 * 120)) < 1e-9);
+    assert_idle_and_clean(r);
+    engine_reset(r->e);
+    assert_int_equal(r->hosted, 0);
+    assert_int_equal(r->resident, 0);
+    run_free(r);
+}
+
+static void a_block_is_dropped_only_when_nobody_holds_it(void **state)
+{
+    struct run *r = run_small(1600, false);
+
+    (void)state;
+    run_prepare(r, 16, 160, 16, -1, 0);
+    run_add(r, 0, 0);
+    assert_false(engine_forget(r->e, r->ids[0][9]));
+    run_to(r, NEVER);
+    assert_true(engine_forget(r->e, r->ids[0][9]));
+    assert_false(engine_forget(r->e, r->ids[0][9]));
+    assert_int_equal(engine_match(r->e, r->ids[0], 9), 9);
+    assert_idle_and_clean(r);
+    run_free(r);
+}
+
 static void output_is_cached_for_the_next_turn(void **state)
 {
     struct run *r = run_small(1600, false);
@@ -385,6 +442,8 @@ int main(void)
         cmocka_unit_test(tokens_streamed_one_by_one_take_the_same_time),
         cmocka_unit_test(a_full_hit_still_computes_one_token),
         cmocka_unit_test(the_tail_is_evicted_before_the_head),
+        cmocka_unit_test(what_is_evicted_is_found_in_host_memory),
+        cmocka_unit_test(a_block_is_dropped_only_when_nobody_holds_it),
         cmocka_unit_test(output_is_cached_for_the_next_turn),
         cmocka_unit_test(a_cancelled_request_frees_all_it_held_at_any_moment),
         cmocka_unit_test(cancelling_the_head_of_a_blocked_queue_lets_the_next_in),
