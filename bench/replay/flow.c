@@ -31,8 +31,9 @@ struct flow {
     size_t pending_count, pending_next;
     struct due *heap;
     size_t heap_len;
-    uint64_t order;
-    size_t left; /* calls */
+    uint64_t own_order, *order;
+    double start; /* the earliest recorded time */
+    size_t left;  /* calls */
     uint32_t runs_done;
 };
 
@@ -43,7 +44,7 @@ static bool due_before(const struct due *a, const struct due *b)
 
 static void push(struct flow *f, double at, uint32_t call)
 {
-    struct due d = {.at = at, .order = f->order++, .call = call};
+    struct due d = {.at = at, .order = (*f->order)++, .call = call};
     size_t i = f->heap_len++;
 
     for (; i > 0 && due_before(&d, &f->heap[(i - 1) / 2]); i = (i - 1) / 2)
@@ -149,11 +150,20 @@ static void launch(struct flow *f, uint32_t workflow, double at)
         push(f, at, r->roots[i]);
 }
 
-static void launch_open(struct flow *f, double start)
+static double recorded(const struct flow *f, uint32_t call)
 {
-    for (size_t i = 0; i < f->run_count; i++)
-        for (uint32_t k = 0; k < f->runs[i].root_count; k++)
-            push(f, f->trace->calls[f->runs[i].roots[k]].t - start, f->runs[i].roots[k]);
+    return (f->trace->calls[call].t - f->start) / f->rule.speed;
+}
+
+static void launch_open(struct flow *f, const bool *keep)
+{
+    f->start = INFINITY;
+    for (size_t i = 0; i < f->trace->call_count; i++)
+        if (keep[i] && f->trace->calls[i].t < f->start)
+            f->start = f->trace->calls[i].t;
+    for (uint32_t i = 0; i < f->trace->call_count; i++)
+        if (keep[i] && f->waits[i] == 0)
+            push(f, recorded(f, i), i);
 }
 
 static void launch_closed(struct flow *f, const struct selection *sel)
@@ -182,20 +192,17 @@ struct flow *flow_new(const struct trace *t, const struct selection *sel,
     must(f != NULL);
     f->trace = t;
     f->rule = *rule;
+    if (!(f->rule.speed > 0))
+        f->rule.speed = 1;
+    f->order = rule->order != NULL ? rule->order : &f->own_order;
     f->heap = calloc(t->call_count + 1, sizeof(*f->heap));
     must(f->heap != NULL);
     make_runs(f, sel->keep);
     make_graph(f, sel->keep);
-    if (t->mode == TRACE_OPEN) {
-        double start = INFINITY;
-
-        for (size_t i = 0; i < t->call_count; i++)
-            if (sel->keep[i] && t->calls[i].t < start)
-                start = t->calls[i].t;
-        launch_open(f, start);
-    } else {
+    if (t->mode == TRACE_OPEN)
+        launch_open(f, sel->keep);
+    else
         launch_closed(f, sel);
-    }
     return f;
 }
 
@@ -219,6 +226,11 @@ double flow_next(const struct flow *f)
     return f->heap_len > 0 ? f->heap[0].at : INFINITY;
 }
 
+uint64_t flow_next_order(const struct flow *f)
+{
+    return f->heap_len > 0 ? f->heap[0].order : UINT64_MAX;
+}
+
 bool flow_take(struct flow *f, double now, uint32_t *call, double *when)
 {
     struct due d;
@@ -237,11 +249,11 @@ void flow_done(struct flow *f, uint32_t call, double now, bool *last)
     struct run *r = run_of(f, t->calls[call].workflow);
 
     for (uint32_t i = f->kid_at[call]; i < f->kid_at[call + 1]; i++) {
-        const struct trace_call *kid = &t->calls[f->kids[i]];
-        double gap = kid->gap < f->rule.gap_cap ? kid->gap : f->rule.gap_cap;
+        uint32_t kid = f->kids[i];
+        double gap = fmin(t->calls[kid].gap, f->rule.gap_cap);
 
-        if (--f->waits[f->kids[i]] == 0)
-            push(f, t->mode == TRACE_OPEN ? (kid->t > now ? kid->t : now) : now + gap, f->kids[i]);
+        if (--f->waits[kid] == 0)
+            push(f, t->mode == TRACE_OPEN ? fmax(recorded(f, kid), now) : now + gap, kid);
     }
     f->left--;
     *last = --r->left == 0;

@@ -61,7 +61,7 @@ double mt_unit(struct mt *m)
     return (a * 67108864.0 + b) / 9007199254740992.0;
 }
 
-static uint32_t below(struct mt *m, uint32_t n)
+uint32_t mt_below(struct mt *m, uint32_t n)
 {
     unsigned bits = 32U - (unsigned)__builtin_clz(n);
     uint32_t r;
@@ -75,7 +75,7 @@ static uint32_t below(struct mt *m, uint32_t n)
 void mt_shuffle(struct mt *m, uint32_t *items, uint32_t count)
 {
     for (uint32_t i = count; i-- > 1;) {
-        uint32_t j = below(m, i + 1), x = items[i];
+        uint32_t j = mt_below(m, i + 1), x = items[i];
 
         items[i] = items[j];
         items[j] = x;

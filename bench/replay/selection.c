@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,8 +8,8 @@
 #include "common/must.h"
 
 struct counted {
-    uint32_t workflow, calls;
-    bool keep;
+    uint32_t workflow, calls, agent;
+    bool keep, multi;
 };
 
 static int by_number(const void *a, const void *b)
@@ -44,6 +45,13 @@ static struct counted *workflows_of(const struct trace *t, size_t *count)
     for (size_t i = 0; i < t->call_count; i++)
         if (n == 0 || all[n - 1].workflow != all[i].workflow)
             all[n++] = all[i];
+    for (size_t i = 0; i < t->call_count; i++) {
+        struct counted *w = find(all, n, t->calls[i].workflow);
+
+        w->multi |= w->calls > 0 && w->agent != t->calls[i].agent;
+        w->agent = t->calls[i].agent;
+        w->calls++;
+    }
     *count = n;
     return all;
 }
@@ -65,15 +73,20 @@ static void keep_closed(const struct trace *t, const struct selection_rule *rule
     size_t count = 0;
     struct counted *all = workflows_of(t, &count);
     uint32_t *order = calloc(count + 1, sizeof(*order));
-    size_t keep = rule->sessions == 0 || rule->sessions > count ? count : rule->sessions;
+    size_t given = 0, keep;
     struct mt draw;
+    double start = 0;
 
     must(order != NULL);
-    for (size_t i = 0; i < count; i++)
-        order[i] = all[i].workflow;
+    for (size_t i = 0; i < count; i++) {
+        all[i].calls = 0;
+        if (all[i].multi || !rule->only_multi)
+            order[given++] = all[i].workflow;
+    }
+    keep = rule->sessions == 0 || rule->sessions > given ? given : rule->sessions;
     mt_seed(&draw, rule->seed);
     if (rule->shuffle)
-        mt_shuffle(&draw, order, (uint32_t)count);
+        mt_shuffle(&draw, order, (uint32_t)given);
     for (size_t i = 0; i < keep; i++)
         find(all, count, order[i])->keep = true;
     for (size_t i = 0; i < t->call_count; i++) {
@@ -91,8 +104,12 @@ static void keep_closed(const struct trace *t, const struct selection_rule *rule
         mt_shuffle(&draw, order, (uint32_t)keep);
     out->launch = calloc(keep + 1, sizeof(*out->launch));
     must(out->launch != NULL);
-    for (size_t i = 0; i < keep; i++)
-        out->launch[i] = (struct trace_launch){.workflow = order[i], .start = -1};
+    for (size_t i = 0; i < keep; i++) {
+        if (rule->rate > 0)
+            start += -log(1 - mt_unit(&draw)) / rule->rate;
+        out->launch[i] =
+            (struct trace_launch){.workflow = order[i], .start = rule->rate > 0 ? start : -1};
+    }
     out->launch_count = keep;
     free(order);
     free(all);

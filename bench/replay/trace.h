@@ -66,7 +66,9 @@ struct selection {
 struct selection_rule {
     uint32_t sessions;  /* workflows (closed) or calls (open); 0: all */
     uint32_t max_steps; /* first calls of each workflow; 0: all */
+    bool only_multi;    /* only workflows of more than one agent */
     bool shuffle;       /* workflows in an order drawn from seed, else as in the file */
+    double rate;        /* workflows started per second (Poisson); 0: as users are free */
     uint32_t seed;
 };
 

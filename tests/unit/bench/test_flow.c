@@ -151,6 +151,35 @@ static void dependencies_that_were_not_selected_count_as_done(void **state)
     finished(&x);
 }
 
+static void recorded_times_count_from_the_first_and_run_at_a_speed(void **state)
+{
+    static const char TEXT[] = "{\"trace\":\"x\",\"block\":16,\"mode\":\"open\"}\n"
+                               "[7,1,110,[],0,1,1,-1,0]\n"
+                               "[5,2,100,[],0,1,1,-1,0]\n"
+                               "[7,1,130,[0],0,1,1,-1,0]\n";
+    uint64_t order = 40;
+    struct flow_rule rule = {.speed = 2, .order = &order};
+    struct selection_rule pick = {0};
+    struct buf why = {0};
+    struct fixture x = {0};
+
+    (void)state;
+    assert_int_equal(trace_parse(TEXT, sizeof(TEXT) - 1, &x.t, &why), ERR_OK);
+    selection_make(x.t, &pick, &x.sel);
+    x.f = flow_new(x.t, &x.sel, &rule);
+    assert_int_equal(order, 42);
+    assert_int_equal(flow_next_order(x.f), 41);
+    assert_int_equal(taken(&x, 0), 1);
+    assert_int_equal(flow_next_order(x.f), 40);
+    assert_int_equal(taken(&x, 5), 0);
+    assert_true(flow_next_order(x.f) == UINT64_MAX);
+    assert_false(done(&x, 0, 6));
+    assert_int_equal(order, 43);
+    assert_int_equal(taken(&x, 15), 2);
+    finished(&x);
+    buf_fini(&why);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +189,7 @@ int main(void)
         cmocka_unit_test(launch_times_are_kept),
         cmocka_unit_test(open_calls_come_at_their_time_or_after_their_dependencies),
         cmocka_unit_test(dependencies_that_were_not_selected_count_as_done),
+        cmocka_unit_test(recorded_times_count_from_the_first_and_run_at_a_speed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
