@@ -13,28 +13,15 @@ static uint64_t mate_key(const struct prefix *p, uint32_t part, uint32_t run)
     return table_mix(((uint64_t)part << 32 | run) ^ p->seed);
 }
 
-/* Digests are chained: where two are equal, so are all before them. */
 static uint32_t same_count(const uint64_t *a, const uint64_t *b, uint32_t n)
 {
-    uint32_t low = 0, step = 1;
+    uint32_t i = 0;
 
-    if (n == 0 || a[n - 1] == b[n - 1])
-        return n;
-    while (low + step < n && a[low + step - 1] == b[low + step - 1]) {
-        low += step;
-        step *= 2;
-    }
-    if (low + step < n)
-        n = low + step;
-    while (low < n) {
-        uint32_t mid = low + (n - low) / 2;
-
-        if (a[mid] == b[mid])
-            low = mid + 1;
-        else
-            n = mid;
-    }
-    return low;
+    while (i + 64 <= n && memcmp(a + i, b + i, 64 * sizeof(*a)) == 0)
+        i += 64;
+    while (i < n && a[i] == b[i])
+        i++;
+    return i;
 }
 
 bool step_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct step *out)
@@ -60,9 +47,12 @@ static void slots_own(struct prefix *p, uint32_t start, uint32_t n, uint32_t run
 
 uint32_t run_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t *count)
 {
-    uint32_t run = arena_take(&p->runs), start = slots_take(&p->slots, n, run);
-    uint32_t i = ids_add_new(p, d, n, start);
+    uint32_t run = arena_take(&p->runs), start = slots_take(&p->slots, n, run), i;
 
+    for (i = 0; i < n && (i == 0 || id_find(p, d[i]) == SLOT_NONE); i++) {
+        p->slots.digests[start + i] = d[i];
+        id_add(p, start + i);
+    }
     slots_give(&p->slots, start + i, n - i);
     *run_at(p, run) = (struct run){.start = start, .len = i, .capacity = i};
     *count = i;
@@ -263,7 +253,7 @@ void part_empty(struct prefix *p, uint32_t part)
 void run_settle(struct prefix *p, uint32_t run)
 {
     struct run *r = run_at(p, run);
-    uint32_t prev = 0, hold, next, needed = r->member_count != 0 ? r->len : 0;
+    uint32_t prev = 0, hold, next, needed = r->member_count != 0 ? r->len : 0, i;
 
     for (hold = r->holds; hold != 0; hold = next) {
         uint32_t cover = hold_cover(p, hold_at(p, hold));
@@ -277,7 +267,8 @@ void run_settle(struct prefix *p, uint32_t run)
     }
     if (needed == r->len)
         return;
-    ids_remove(p, r->start + needed, r->len - needed);
+    for (i = needed; i < r->len; i++)
+        id_remove(p, r->start + i);
     r->len = needed;
     if (needed == 0) {
         run_free(p, run);
@@ -384,6 +375,16 @@ static bool members_same(const struct prefix *p, uint32_t a, uint32_t b)
     return true;
 }
 
+/* Moves digests to other slots, which the run owns already. */
+static void slots_move(struct prefix *p, uint32_t from, uint32_t to, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        id_remove(p, from + i);
+        p->slots.digests[to + i] = p->slots.digests[from + i];
+        id_add(p, to + i);
+    }
+}
+
 /* Brings the digests of b behind those of a. */
 static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
 {
@@ -397,13 +398,13 @@ static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
         return;
     }
     if (need > x->capacity) {
-        start = slots_take(&p->slots, need + need / 3, a);
-        ids_move(p, x->start, start, x->len);
+        start = slots_take(&p->slots, need + need / 4, a);
+        slots_move(p, x->start, start, x->len);
         slots_give(&p->slots, x->start, x->capacity);
         x->start = start;
-        x->capacity = need + need / 3;
+        x->capacity = need + need / 4;
     }
-    ids_move(p, y->start, x->start + x->len, y->len);
+    slots_move(p, y->start, x->start + x->len, y->len);
     slots_give(&p->slots, y->start, y->capacity);
     x->len = need;
 }
