@@ -270,7 +270,7 @@ void spec_reference(struct buf *out)
     buf_adds(out, "# Policies\n\n"
                   "How requests are placed: the settings `policy` and `default_policy`. "
                   "A policy is written `name[:key=value]...`; a key without "
-                  "a value means 1.\n\n"
+                  "a value means 1. What each of them computes: [policies.md](../policies.md).\n\n"
                   "Printed from the table `common/policies.def`.\n\n"
                   "| policy | without a workflow | what it does |\n|---|---|---|\n");
     for (unsigned i = 0; i < POLICY_COUNT; i++)

@@ -379,6 +379,165 @@ static void every_policy_lives_with_one_engine_and_with_none(void **state)
     buf_fini(&names);
 }
 
+struct cache_run {
+    struct fixture f;
+    uint64_t digests[64], handles[160];
+};
+
+static struct query conversation(struct cache_run *r, uint32_t conv, uint32_t blocks)
+{
+    struct query q = query_of(&r->f, "w", "");
+
+    for (uint32_t i = 0; i < blocks; i++)
+        r->digests[i] = i < 8 ? 1000 * (conv % 3 + 1) + i : 100000 * (conv + 1) + i;
+    q.digests = r->digests;
+    q.digest_count = blocks;
+    q.prompt_bytes = blocks * 256 + 12;
+    return q;
+}
+
+static void sglang_check(const char *policy, const struct sglang_step *steps, unsigned count)
+{
+    struct cache_run r;
+
+    open_with(&r.f, policy, 4);
+    for (unsigned i = 0; i < 4; i++)
+        r.f.core->fleet.engines[i].kv_conf = 40 * 64;
+    for (unsigned i = 0; i < count; i++) {
+        struct query q = conversation(&r, steps[i].conversation, steps[i].blocks);
+
+        r.handles[i] = q.handle;
+        assert_int_equal(ask(&r.f, &q)->engine, steps[i].engine);
+        if (steps[i].ends >= 0)
+            finish(&r.f, r.handles[steps[i].ends], 100, 0, 1);
+    }
+    fixture_close(&r.f);
+}
+
+static void sglang_decides_as_the_reference_model(void **state)
+{
+    (void)state;
+    sglang_check("sglang:idx=1:abs=3:rel=1.5", sglang_ideal,
+                 sizeof(sglang_ideal) / sizeof(sglang_ideal[0]));
+    sglang_check("sglang:abs=4:thr=.3", sglang_shipped,
+                 sizeof(sglang_shipped) / sizeof(sglang_shipped[0]));
+}
+
+static void sglang_learns_the_answers_whose_digests_are_told(void **state)
+{
+    static const uint64_t chain[] = {1, 2, 3, 4, 5, 6, 7, 8};
+
+    (void)state;
+    for (unsigned told = 0; told < 2; told++) {
+        struct report_event report = {.digests = told ? chain : NULL, .digest_count = 8};
+        struct cache_run r;
+        struct query q;
+
+        open_with(&r.f, "sglang", 2);
+        q = query_of(&r.f, "w", "a");
+        q.digests = chain;
+        q.digest_count = 2;
+        assert_int_equal(ask(&r.f, &q)->engine, 0);
+        report.handle = q.handle;
+        step(&r.f, &(struct event){.type = EV_DONE, .report = report});
+        q = query_of(&r.f, "w", "a"); /* 2 of 8 blocks match, or all */
+        q.digests = chain;
+        q.digest_count = 8;
+        assert_int_equal(ask(&r.f, &q)->engine, told ? 0 : 1);
+        fixture_close(&r.f);
+    }
+}
+
+static void sglang_forgets_an_engine_that_died(void **state)
+{
+    struct cache_run r;
+    struct query q;
+
+    (void)state;
+    open_with(&r.f, "sglang", 2);
+    for (unsigned i = 0; i < 2; i++) {
+        q = conversation(&r, i, 20);
+        assert_int_equal(ask(&r.f, &q)->engine, i);
+        finish(&r.f, q.handle, 100, 0, 1);
+    }
+    q = conversation(&r, 1, 20);
+    assert_int_equal(ask(&r.f, &q)->reason, REASON_CACHE);
+    probe(&r.f, 1, false, true);
+    probe(&r.f, 1, false, true);
+    probe(&r.f, 1, true, false);
+    q = conversation(&r, 1, 20);
+    assert_int_equal(ask(&r.f, &q)->reason, REASON_SCORE); /* the smallest index: it is empty */
+    assert_int_equal(action_of(&r.f, ACT_GO)->engine, 1);
+    fixture_close(&r.f);
+}
+
+static void prefixaware_stays_with_engines_that_were_sent_the_prefix(void **state)
+{
+    uint32_t first = 0, others = 0;
+    struct cache_run r;
+    struct query q;
+
+    (void)state;
+    open_with(&r.f, "prefixaware", 8);
+    q = conversation(&r, 0, 20);
+    first = ask(&r.f, &q)->engine;
+    assert_int_equal(action_of(&r.f, ACT_GO)->reason, REASON_RANDOM);
+    for (unsigned i = 0; i < 20; i++) {
+        q = conversation(&r, 0, 20 + i); /* grows: only that engine knows any of it */
+        assert_int_equal(ask(&r.f, &q)->engine, first);
+        assert_int_equal(action_of(&r.f, ACT_GO)->reason, REASON_CACHE);
+    }
+    for (uint64_t i = 1; i < 40; i++) { /* strangers to it and to each other */
+        q = query_of(&r.f, "w", "a");
+        q.digests = &i;
+        q.digest_count = 1;
+        others |= 1u << ask(&r.f, &q)->engine;
+    }
+    assert_int_equal(others, 0xff);
+    fixture_close(&r.f);
+}
+
+/* The longest known prefix counts, however short it is, and whatever the load. */
+static void prefixaware_prefers_known_prefixes_to_idle_engines(void **state)
+{
+    uint32_t at[2];
+    struct cache_run r;
+    struct query q;
+
+    (void)state;
+    open_with(&r.f, "prefixaware:seed=2", 8);
+    for (unsigned i = 0; i < 2; i++) {
+        q = conversation(&r, i, 30);
+        at[i] = ask(&r.f, &q)->engine;
+    }
+    assert_int_not_equal(at[0], at[1]); /* by this seed */
+    for (unsigned i = 0; i < 30; i++) {
+        q = conversation(&r, 6 + i % 2 + 3 * i, 9); /* eight blocks of family 0 or 1 */
+        assert_int_equal(ask(&r.f, &q)->engine, at[i % 2]);
+    }
+    fixture_close(&r.f);
+}
+
+static void prefixaware_forgets_beyond_its_bound(void **state)
+{
+    struct cache_run r;
+    struct query q;
+
+    (void)state;
+    open_with(&r.f, "prefixaware:blocks=40", 1);
+    q = conversation(&r, 0, 20);
+    ask(&r.f, &q);
+    q = conversation(&r, 1, 20);
+    ask(&r.f, &q);
+    q = conversation(&r, 0, 20);
+    assert_int_equal(ask(&r.f, &q)->reason, REASON_CACHE);
+    q = conversation(&r, 2, 40);
+    ask(&r.f, &q);
+    q = conversation(&r, 0, 20);
+    assert_int_equal(ask(&r.f, &q)->reason, REASON_RANDOM);
+    fixture_close(&r.f);
+}
+
 static enum err choose(struct fixture *f, const char *policy, const char *fallback)
 {
     struct event set = {.type = EV_POLICY_SET, .conf = fixture_conf()};
@@ -440,6 +599,12 @@ int main(void)
         cmocka_unit_test(llmd_without_warm_engines_takes_the_least_uncached_tokens),
         cmocka_unit_test(llmd_explores_as_often_as_told),
         cmocka_unit_test(lmetric_multiplies_new_tokens_and_batch),
+        cmocka_unit_test(sglang_decides_as_the_reference_model),
+        cmocka_unit_test(sglang_learns_the_answers_whose_digests_are_told),
+        cmocka_unit_test(sglang_forgets_an_engine_that_died),
+        cmocka_unit_test(prefixaware_stays_with_engines_that_were_sent_the_prefix),
+        cmocka_unit_test(prefixaware_prefers_known_prefixes_to_idle_engines),
+        cmocka_unit_test(prefixaware_forgets_beyond_its_bound),
         cmocka_unit_test(every_policy_lives_with_one_engine_and_with_none),
         cmocka_unit_test(what_a_policy_keeps_survives_a_reload_of_the_same),
         cmocka_unit_test(a_refused_policy_changes_nothing),
