@@ -18,10 +18,10 @@ struct prefix *prefix_new(uint64_t hash_seed)
     slots_init(&p->slots);
     table_init(&p->ids, TABLE_MOST);
     table_init(&p->mates, TABLE_MOST);
-    arena_init(&p->runs, sizeof(struct run));
-    arena_init(&p->holds, sizeof(struct hold));
-    arena_init(&p->parts, sizeof(struct part));
-    arena_init(&p->members, sizeof(struct member));
+    crate_init(&p->runs, sizeof(struct run));
+    crate_init(&p->holds, sizeof(struct hold));
+    crate_init(&p->parts, sizeof(struct part));
+    crate_init(&p->members, sizeof(struct member));
     return p;
 }
 
@@ -241,7 +241,7 @@ void prefix_clear(struct prefix *p, uint32_t engine)
 
 void prefix_stats_get(const struct prefix *p, struct prefix_stats *out)
 {
-    const struct arena *a[] = {&p->runs, &p->holds, &p->parts, &p->members};
+    const struct crate *a[] = {&p->runs, &p->holds, &p->parts, &p->members};
 
     *out = (struct prefix_stats){.blocks = p->ids.used,
                                  .runs = p->runs.used,

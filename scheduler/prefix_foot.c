@@ -21,7 +21,7 @@ uint32_t foot_add(struct prefix *p, struct foot *f, uint32_t engine, const uint6
     if (part == 0) {
         if (n == 0)
             return 0;
-        part = arena_take(&p->parts);
+        part = crate_take(&p->parts);
         *part_at(p, part) = (struct part){
             .engine = engine, .next = f->parts, .generation = part_at(p, part)->generation};
         f->parts = part;
@@ -89,7 +89,7 @@ void foot_drop(struct prefix *p, struct foot *f, uint32_t engine)
         f->parts = part_at(p, part)->next;
     f->total -= part_at(p, part)->blocks;
     part_empty(p, part);
-    arena_give(&p->parts, part);
+    crate_give(&p->parts, part);
 }
 
 void foot_clear(struct prefix *p, struct foot *f)

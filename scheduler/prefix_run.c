@@ -47,7 +47,7 @@ static void slots_own(struct prefix *p, uint32_t start, uint32_t n, uint32_t run
 
 uint32_t run_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t *count)
 {
-    uint32_t run = arena_take(&p->runs), start = slots_take(&p->slots, n, run), i;
+    uint32_t run = crate_take(&p->runs), start = slots_take(&p->slots, n, run), i;
 
     for (i = 0; i < n && (i == 0 || id_find(p, d[i]) == SLOT_NONE); i++) {
         p->slots.digests[start + i] = d[i];
@@ -65,7 +65,7 @@ static void run_free(struct prefix *p, uint32_t run)
 
     slots_give(&p->slots, r->start, r->capacity);
     r->len = 0;
-    arena_give(&p->runs, run);
+    crate_give(&p->runs, run);
 }
 
 uint32_t hold_find(const struct prefix *p, uint32_t run, uint32_t engine)
@@ -83,7 +83,7 @@ uint32_t hold_get(struct prefix *p, uint32_t run, uint32_t engine)
 
     if (hold != 0)
         return hold;
-    hold = arena_take(&p->holds);
+    hold = crate_take(&p->holds);
     *hold_at(p, hold) =
         (struct hold){.run = run, .engine = (uint16_t)engine, .next = run_at(p, run)->holds};
     run_at(p, run)->holds = hold;
@@ -180,7 +180,7 @@ static void hold_drop(struct prefix *p, struct run *r, uint32_t hold, uint32_t p
         r->gens--;
     set_remove(&r->full, h->engine);
     hold_unlink(p, hold);
-    arena_give(&p->holds, hold);
+    crate_give(&p->holds, hold);
 }
 
 uint32_t member_find(const struct prefix *p, uint32_t part, uint32_t run)
@@ -196,7 +196,7 @@ uint32_t member_find(const struct prefix *p, uint32_t part, uint32_t run)
 
 void member_add(struct prefix *p, uint32_t part, uint32_t run)
 {
-    uint32_t m = arena_take(&p->members);
+    uint32_t m = crate_take(&p->members);
     struct run *r = run_at(p, run);
     struct part *t = part_at(p, part);
 
@@ -230,7 +230,7 @@ static void member_drop(struct prefix *p, uint32_t m)
         member_at(p, x->part_prev)->part_next = x->part_next;
     else
         part_at(p, x->part)->members = x->part_next;
-    arena_give(&p->members, m);
+    crate_give(&p->members, m);
 }
 
 void part_empty(struct prefix *p, uint32_t part)
@@ -294,7 +294,7 @@ static void hold_split(struct prefix *p, uint32_t hold, uint32_t lower, uint32_t
     rest.gen_tokens = rest.gen_at != 0 ? rest.gen_tokens : 0;
     if (rest.held == 0 && rest.told == 0 && rest.pins == 0)
         return;
-    more = arena_take(&p->holds);
+    more = crate_take(&p->holds);
     h = hold_at(p, hold);
     h->held -= rest.held;
     h->told -= rest.told;
@@ -317,7 +317,7 @@ static void hold_split(struct prefix *p, uint32_t hold, uint32_t lower, uint32_t
 
 static uint32_t run_split(struct prefix *p, uint32_t run, uint32_t at)
 {
-    uint32_t lower = arena_take(&p->runs), i;
+    uint32_t lower = crate_take(&p->runs), i;
     struct run *r = run_at(p, run);
 
     *run_at(p, lower) =
@@ -433,7 +433,7 @@ bool run_join(struct prefix *p, uint32_t a, uint32_t b)
         member_drop(p, i);
     slots_join(p, a, b);
     run_at(p, b)->len = 0;
-    arena_give(&p->runs, b);
+    crate_give(&p->runs, b);
     for (i = run_at(p, a)->holds; i != 0; i = hold_at(p, i)->next)
         hold_fit(p, i);
     return true;

@@ -9,9 +9,9 @@
 #define ARENA_START 16u
 #define SLOTS_START 1024u
 
-void arena_init(struct arena *a, uint32_t item_bytes)
+void crate_init(struct crate *a, uint32_t item_bytes)
 {
-    *a = (struct arena){.item_bytes = item_bytes, .fresh = 1, .capacity = ARENA_START};
+    *a = (struct crate){.item_bytes = item_bytes, .fresh = 1, .capacity = ARENA_START};
     a->items = calloc(ARENA_START, item_bytes);
     must(a->items != NULL);
 }
@@ -22,7 +22,7 @@ static uint32_t capacity_more(uint32_t capacity, uint32_t start)
     return capacity + capacity / 4 + start;
 }
 
-uint32_t arena_take(struct arena *a)
+uint32_t crate_take(struct crate *a)
 {
     uint32_t i = a->free;
 
@@ -40,7 +40,7 @@ uint32_t arena_take(struct arena *a)
     return a->fresh++;
 }
 
-void arena_give(struct arena *a, uint32_t i)
+void crate_give(struct crate *a, uint32_t i)
 {
     memcpy((char *)a->items + (size_t)i * a->item_bytes, &a->free, sizeof(a->free));
     a->free = i;

@@ -26,7 +26,7 @@
  * Inside the prefix_*.c files only. Indices are 32 bits, 0 is none; pointers into a pool are valid
  * until the next take from it.
  */
-struct arena { /* of equal objects; item 0 is never given out */
+struct crate { /* of equal objects; item 0 is never given out */
     void *items;
     uint32_t item_bytes, fresh, capacity, free, used;
 };
@@ -87,7 +87,7 @@ struct prefix {
     struct slots slots;
     struct table ids;   /* digest -> slot */
     struct table mates; /* part and run -> member */
-    struct arena runs, holds, parts, members;
+    struct crate runs, holds, parts, members;
     struct shelf shelves[ENGINES_MAX];
     uint32_t *path; /* runs of the operation at hand */
     uint32_t path_count, path_capacity;
@@ -95,9 +95,9 @@ struct prefix {
 };
 
 /* prefix_slots.c */
-void arena_init(struct arena *a, uint32_t item_bytes);
-uint32_t arena_take(struct arena *a); /* zeroed the first time, as it was left later */
-void arena_give(struct arena *a, uint32_t i);
+void crate_init(struct crate *a, uint32_t item_bytes);
+uint32_t crate_take(struct crate *a); /* zeroed the first time, as it was left later */
+void crate_give(struct crate *a, uint32_t i);
 void slots_init(struct slots *s);
 void slots_fini(struct slots *s);
 uint32_t slots_take(struct slots *s, uint32_t n, uint32_t owner); /* n > 0; grows as needed */

@@ -81,7 +81,7 @@ uint64_t prefix_pin(struct prefix *p, uint32_t engine, const uint64_t *d, uint32
     uint32_t part, generation, i, hold;
 
     must(engine < ENGINES_MAX);
-    part = arena_take(&p->parts);
+    part = crate_take(&p->parts);
     generation = part_at(p, part)->generation + 1;
     *part_at(p, part) = (struct part){.generation = generation, .engine = engine, .pin = true};
     path_carve(p, d, n);
@@ -106,6 +106,6 @@ void prefix_unpin(struct prefix *p, uint64_t pin)
         return;
     part_empty(p, part);
     part_at(p, part)->pin = false;
-    arena_give(&p->parts, part);
+    crate_give(&p->parts, part);
     p->pins--;
 }
