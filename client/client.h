@@ -41,7 +41,12 @@ enum scheduler_method {
     SCHEDULER_GET_WORKFLOW,
     SCHEDULER_LIST_WORKFLOWS,
     SCHEDULER_END_WORKFLOW,
-    SCHEDULER_GET_STATUS
+    SCHEDULER_GET_STATUS,
+    SCHEDULER_LIST_AGENTS,
+    SCHEDULER_NOTE_AGENT,
+    SCHEDULER_EXPLAIN,
+    SCHEDULER_GET_POLICIES,
+    SCHEDULER_SET_POLICY
 };
 enum mailbox_method {
     MAILBOX_SEND,
@@ -69,6 +74,10 @@ enum err client_fail(struct slipstream *s, enum err e, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* protobuf-c wants char * for what it only reads. */
 char *unconst(const char *s);
+
+/* workflows.c */
+enum err scheduler_call(struct slipstream *s, unsigned method, const ProtobufCMessage *request,
+                        ProtobufCMessage **reply);
 
 /* messages.c */
 void mailbox_event(struct slipstream *s, unsigned method, const uint8_t *body, size_t len);

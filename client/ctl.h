@@ -39,6 +39,8 @@ double ctl_number(struct argp_state *state, const char *arg, const char *what, d
 
 enum ctl_exit ctl_status(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_engines(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_explain(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_policy(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_check(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_workflows(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_send(struct ctl *ctl, int argc, char **argv);

@@ -44,6 +44,13 @@ static void scheduler_json(struct json *j, const struct slipstream_scheduler_sta
     json_count(j, "waiting", s->waiting);
     json_count(j, "peers", s->clients);
     json_count(j, "decisions", s->decisions);
+    json_count(j, "waits", s->waits);
+    if (s->gate > 0)
+        json_number(j, "gate", s->gate);
+    else
+        json_raw(j, "gate", "null", 4);
+    json_number(j, "waste", s->waste);
+    json_number(j, "credit", s->credit);
     json_end(j, '}');
 }
 
@@ -72,6 +79,13 @@ static void status_print(const struct slipstream_scheduler_status *s,
         printf("  workflows  %u\n", s->workflows);
         printf("  requests   %u running, %u waiting, %llu placed so far\n", s->leases, s->waiting,
                (unsigned long long)s->decisions);
+        if (s->gate > 0)
+            printf("  door       %.0f%% of the KV memory may be claimed, %.0f%% of the time is "
+                   "recomputing, %llu waited so far\n",
+                   100 * s->gate, 100 * s->waste, (unsigned long long)s->waits);
+        else
+            printf("  door       open, %.0f%% of the time is recomputing, %llu waited so far\n",
+                   100 * s->waste, (unsigned long long)s->waits);
         printf("  clients    %u\n", s->clients);
     }
     if (m != NULL) {
@@ -140,6 +154,9 @@ static void engine_json(struct json *j, const struct slipstream_engine *e)
     json_count(j, "requests", e->requests);
     json_count(j, "failures", e->failures);
     json_flag(j, "priority", e->priority);
+    json_count(j, "kv_tokens", e->kv_tokens);
+    json_count(j, "claimed_tokens", e->claimed_tokens);
+    json_number(j, "queue_seconds", e->queue_seconds);
     json_end(j, '}');
 }
 

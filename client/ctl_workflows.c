@@ -113,6 +113,9 @@ static void workflow_json(struct json *j, const struct slipstream_workflow *w, b
     json_number(j, "latency_p99", w->latency_p99);
     json_count(j, "waits", w->waits);
     json_number(j, "waited_mean", w->waited_mean);
+    json_text(j, "admission", w->admission);
+    json_count(j, "waiting", w->waiting);
+    json_number(j, "waiting_longest", w->waiting_longest);
     if (agents)
         agents_json(j, w);
     json_end(j, '}');
@@ -145,6 +148,10 @@ static void workflow_print(const struct slipstream_workflow *w)
            time_text(w->last_activity_ms, last), span_text(w->ttl_ms, span));
     printf("requests   %llu, %u running, %llu waited\n", (unsigned long long)w->total_requests,
            w->inflight, (unsigned long long)w->waits);
+    if (w->admission[0] != '\0')
+        printf("door       %s%s", w->admission, w->waiting > 0 ? "" : "\n");
+    if (w->admission[0] != '\0' && w->waiting > 0)
+        printf(", %u waiting, for up to %.1fs\n", w->waiting, w->waiting_longest);
     printf("cache hit  %.1f%%%s\n", 100 * w->cache_hit_rate,
            w->cache_hit_estimated ? " (estimated)" : "");
     printf("tokens     %llu prompt, %llu cached, %llu recomputed, %llu output\n",

@@ -20,6 +20,8 @@ static const struct command {
     {"status", ctl_status, "scheduler and mailbox at a glance"},
     {"workflows", ctl_workflows, "list, show or end workflows"},
     {"engines", ctl_engines, "the engines and their health"},
+    {"explain", ctl_explain, "why requests went where they went"},
+    {"policy", ctl_policy, "show or change the placement policy"},
     {"send", ctl_send, "send a message to an agent"},
     {"receive", ctl_receive, "receive an agent's messages"},
     {"box", ctl_box, "look at an agent's mailbox"},

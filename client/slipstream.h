@@ -86,6 +86,10 @@ struct slipstream_scheduler_status {
     char policy[64], version[32];
     uint64_t epoch, uptime_ms, decisions;
     uint32_t workflows, leases, waiting, clients, engines, engines_healthy;
+    uint64_t waits; /* requests that had to wait, so far */
+    double gate;    /* share of the KV memory that live workflows may claim; 0: no limit */
+    double waste;   /* share of the engines' time spent on prompts computed before */
+    double credit;  /* engine seconds saved up for whoever waits longest */
 };
 struct slipstream_mailbox_status {
     char version[32];
@@ -102,6 +106,8 @@ struct slipstream_engine {
     bool healthy, draining, priority;
     uint32_t running, homed_workflows;
     uint64_t home_tokens, requests, failures;
+    uint64_t kv_tokens, claimed_tokens; /* capacity, and claims of live workflows */
+    double queue_seconds;               /* prefill work sent, without a first byte */
 };
 struct slipstream_engines {
     size_t count;
@@ -127,7 +133,11 @@ struct slipstream_workflow {
     uint64_t created_ms, last_activity_ms; /* since 1970 */
     uint64_t prompt_tokens, cached_tokens, completion_tokens, recomputed_tokens;
     double latency_mean, latency_p50, latency_p99, waited_mean; /* seconds */
-    const struct slipstream_agent *agents;                      /* not in lists */
+    const char
+        *admission;   /* "new", "live", "lapsed", "paused", "waiting"; "" where it says nothing */
+    uint32_t waiting; /* requests that wait now */
+    double waiting_longest;                /* seconds */
+    const struct slipstream_agent *agents; /* not in lists */
     size_t agent_count;
 };
 struct slipstream_workflows {
@@ -147,6 +157,57 @@ struct slipstream_ended {
  * SLIPSTREAM_WORKFLOW: neither of the two knows it. out may be NULL. */
 int slipstream_workflow_end(struct slipstream *s, const char *id, bool purge,
                             struct slipstream_ended *out);
+
+/* ---- decisions ---- */
+
+struct slipstream_candidate { /* an engine that a request could have gone to */
+    const char *engine;
+    double cost; /* seconds; NAN where the policy compares something else */
+    double queue_seconds;
+    uint32_t cached_tokens, workflows; /* workflows: with requests in flight there */
+};
+struct slipstream_explanation {
+    const char *kind; /* "go", "wait" (still), "no" */
+    const char *request_id, *tenant, *workflow_id, *agent_id, *parent_request_id;
+    const char *model, *route, *priority, *group_id, *policy, *reason, *engine, *wait_reason;
+    const char *error; /* code of a "no", else "" */
+    uint64_t at_ms;    /* since 1970 */
+    uint32_t waited_ms, prompt_bytes, group_size;
+    double hit; /* 0 to 1 */
+    const struct slipstream_candidate *candidates;
+    size_t candidate_count;
+};
+struct slipstream_explanations {
+    size_t count;
+    const struct slipstream_explanation *items;
+};
+/* The last decisions that the scheduler remembers, newest first. workflow, request: NULL for any;
+ * limit 0: 20. */
+int slipstream_explain(struct slipstream *s, const char *workflow, const char *request,
+                       uint32_t limit, struct slipstream_explanations **out);
+
+struct slipstream_policy_rule {
+    const char *model, *route; /* "": any */
+    const char *policy;        /* name[:key=value]... */
+};
+struct slipstream_policies {
+    const char *policy, *default_policy; /* default: of requests without a workflow */
+    size_t rule_count;
+    const struct slipstream_policy_rule *rules;
+};
+/* What is in force. */
+int slipstream_policies_get(struct slipstream *s, struct slipstream_policies **out);
+
+struct slipstream_policy_change {
+    const char *policy;        /* name[:key=value]... */
+    const char *model, *route; /* NULL: the general policy */
+    bool is_default;           /* the policy of requests without a workflow */
+    bool remove;               /* the rule of this model and route */
+};
+/* Holds until the scheduler reads its settings again. SLIPSTREAM_DENIED: operators only. out: what
+ * is in force now; may be NULL. */
+int slipstream_policy_set(struct slipstream *s, const struct slipstream_policy_change *change,
+                          struct slipstream_policies **out);
 
 /* ---- messages ---- */
 

@@ -3,8 +3,8 @@
 
 #include "client/client.h"
 
-static enum err scheduler_call(struct slipstream *s, unsigned method,
-                               const ProtobufCMessage *request, ProtobufCMessage **reply)
+enum err scheduler_call(struct slipstream *s, unsigned method, const ProtobufCMessage *request,
+                        ProtobufCMessage **reply)
 {
     return client_call(s, SIDE_SCHEDULER, method, request, deadline_after(s->timeout_ms), reply);
 }
@@ -29,6 +29,10 @@ int slipstream_scheduler_status(struct slipstream *s, struct slipstream_schedule
         .clients = m->peers,
         .engines = m->engines,
         .engines_healthy = m->engines_healthy,
+        .waits = m->waits,
+        .gate = m->gate,
+        .waste = m->waste,
+        .credit = m->credit,
     };
     strncpy(out->policy, m->policy, sizeof(out->policy) - 1);
     strncpy(out->version, m->version, sizeof(out->version) - 1);
@@ -68,6 +72,9 @@ int slipstream_engines_list(struct slipstream *s, struct slipstream_engines **ou
             .home_tokens = from->home_tokens,
             .requests = from->requests,
             .failures = from->failures,
+            .kv_tokens = from->kv_tokens,
+            .claimed_tokens = from->claimed_tokens,
+            .queue_seconds = from->queue,
         };
     }
     list->count = m->n_engines;
@@ -121,6 +128,9 @@ static void workflow_read(void *root, struct slipstream_workflow *to,
         .latency_p50 = w->latency_p50,
         .latency_p99 = w->latency_p99,
         .waited_mean = w->waited_mean,
+        .admission = result_text(root, w->admission),
+        .waiting = w->waiting,
+        .waiting_longest = w->waiting_longest,
         .agents = agents_read(root, w),
         .agent_count = w->n_agents,
     };

@@ -631,6 +631,7 @@ void conf_free(struct conf *c)
     free(c->engines);
     free(c->keys);
     free(c->profiles);
+    free(c->policies);
     free(c->path);
     free(c);
 }

@@ -60,6 +60,9 @@ struct conf_key { /* a row of the list "keys" */
 struct conf_profile { /* a row of the list "profiles" */
 #include "common/conf_profile.def"
 };
+struct conf_policy { /* a row of the list "policies" */
+#include "common/conf_policy.def"
+};
 #undef CONF
 
 struct conf {
@@ -73,6 +76,8 @@ struct conf {
     size_t key_count;
     struct conf_profile *profiles;
     size_t profile_count;
+    struct conf_policy *policies;
+    size_t policy_count;
     char *path;
 };
 

@@ -10,7 +10,16 @@
 /*
  * What must agree between settings, and the texts that have a form: addresses, names.
  */
-enum { COMMON, GATEWAY, SCHEDULER, MAILBOX, ENGINES, KEYS, PROFILES }; /* as in conf_sections */
+enum {
+    COMMON,
+    GATEWAY,
+    SCHEDULER,
+    MAILBOX,
+    ENGINES,
+    KEYS,
+    PROFILES,
+    POLICIES
+}; /* as in conf_sections */
 
 struct check {
     const struct conf *conf;
@@ -134,6 +143,19 @@ static void check_policies(const struct check *k)
 
     check_policy(k, SCHEDULER, 0, "policy", s->policy, false);
     check_policy(k, SCHEDULER, 0, "default_policy", s->default_policy, true);
+    for (size_t i = 0; i < k->conf->policy_count; i++) {
+        const struct conf_policy *p = &k->conf->policies[i];
+
+        if (*p->policy != '\0') /* has been told: it is required */
+            check_policy(k, POLICIES, i, "policy", p->policy, false);
+        if (*p->route != '\0' && *p->route != '/')
+            complain(k, POLICIES, i, "route", "must begin with a slash");
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(p->model, k->conf->policies[j].model) == 0 &&
+                strcmp(p->route, k->conf->policies[j].route) == 0)
+                complain(k, POLICIES, i, "policy",
+                         "model and route are those of another item, too");
+    }
 }
 
 static void check_url(const struct check *k, const char *name, const char *url)

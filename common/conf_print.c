@@ -112,6 +112,7 @@ static const char *sample_get(const struct conf_row *row)
         {"url", "http://127.0.0.1:8000"},
         {"file", "/etc/slipstream/keys/first"},
         {"name", "nightly"},
+        {"policy", "least"},
     };
     size_t i;
 

@@ -44,6 +44,11 @@ static const struct conf_row profile_rows[] = {
 #include "common/conf_profile.def"
 };
 #undef CONF
+#define CONF(type, name, dflt, min, max, help) ROW(conf_policy, type, name, dflt, min, max, help)
+static const struct conf_row policy_rows[] = {
+#include "common/conf_policy.def"
+};
+#undef CONF
 
 #define COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
 #define ONE(field, help)                                                              \
@@ -51,10 +56,10 @@ static const struct conf_row profile_rows[] = {
 #field, help, field##_rows, COUNT(field##_rows), sizeof(struct conf_##field), \
             offsetof(struct conf, field), 0, 0                                        \
     }
-#define MANY(field, max, help)                                                            \
-    {                                                                                     \
-#field "s", help, field##_rows, COUNT(field##_rows), sizeof(struct conf_##field), \
-            offsetof(struct conf, field##s), offsetof(struct conf, field##_count), max    \
+#define MANY(field, list, max, help)                                                 \
+    {                                                                                \
+#list, help, field##_rows, COUNT(field##_rows), sizeof(struct conf_##field), \
+            offsetof(struct conf, list), offsetof(struct conf, field##_count), max   \
     }
 
 const struct conf_section conf_sections[CONF_SECTIONS] = {
@@ -62,15 +67,17 @@ const struct conf_section conf_sections[CONF_SECTIONS] = {
     ONE(gateway, "Gateway workers."),
     ONE(scheduler, "The scheduler."),
     ONE(mailbox, "The mailbox."),
-    MANY(engine, 256, "Inference engines, one item each."),
-    MANY(key, 4096, "API keys, one item each; none: the data plane takes every request."),
-    MANY(profile, 1000, "Named kinds of workflows, one item each."),
+    MANY(engine, engines, 256, "Inference engines, one item each."),
+    MANY(key, keys, 4096, "API keys, one item each; none: the data plane takes every request."),
+    MANY(profile, profiles, 1000, "Named kinds of workflows, one item each."),
+    MANY(policy, policies, 64,
+         "Placement of some models and routes, one item each; the first that fits counts."),
 };
 
 _Static_assert(COUNT(common_rows) <= CONF_ROWS_MAX && COUNT(gateway_rows) <= CONF_ROWS_MAX &&
                    COUNT(scheduler_rows) <= CONF_ROWS_MAX && COUNT(mailbox_rows) <= CONF_ROWS_MAX &&
                    COUNT(engine_rows) <= CONF_ROWS_MAX && COUNT(key_rows) <= CONF_ROWS_MAX &&
-                   COUNT(profile_rows) <= CONF_ROWS_MAX,
+                   COUNT(profile_rows) <= CONF_ROWS_MAX && COUNT(policy_rows) <= CONF_ROWS_MAX,
                "CONF_ROWS_MAX");
 
 const struct conf_row *conf_row_find(const struct conf_section *s, const char *name)

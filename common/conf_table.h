@@ -43,7 +43,7 @@ struct conf_section {
 };
 
 #define CONF_ROWS_MAX 64
-#define CONF_SECTIONS 7
+#define CONF_SECTIONS 8
 extern const struct conf_section conf_sections[CONF_SECTIONS];
 
 const struct conf_row *conf_row_find(const struct conf_section *s, const char *name);

@@ -32,6 +32,24 @@ static enum err identity_from_headers(struct gw_request *r)
     return identity_headers_add(r->identity, &h);
 }
 
+/* The SDKs' own time-out, told in seconds. */
+static uint32_t patience_of(const struct gw_request *r)
+{
+    const char *value = NULL;
+    size_t len = 0, i = 0;
+    uint64_t ms = 0, unit = 1000;
+
+    header_get(r->req, "x-stainless-timeout", &value, &len);
+    for (; i < len && value[i] >= '0' && value[i] <= '9' && ms < UINT32_MAX; i++)
+        ms = ms * 10 + (uint64_t)(value[i] - '0') * 1000;
+    if (i == 0)
+        return 0;
+    if (i < len && value[i] == '.')
+        for (i++; i < len && value[i] >= '0' && value[i] <= '9'; i++)
+            ms += (uint64_t)(value[i] - '0') * (unit /= 10);
+    return i == len && ms < UINT32_MAX ? (uint32_t)ms : 0;
+}
+
 /* Every generation, pooling and token call, and unknown paths that name a model. */
 void api_generate(struct gw_request *r)
 {
@@ -51,6 +69,7 @@ void api_generate(struct gw_request *r)
         respond_error(r, e, r->identity->err_param, NULL);
         return;
     }
+    r->patience_ms = patience_of(r);
     look_start(r);
 }
 

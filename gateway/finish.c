@@ -127,8 +127,14 @@ void respond_standard_headers(struct gw_request *r)
     char text[320], *o;
 
     header_add(r, H2O_STRLIT("x-request-id"), r->id, r->id + strlen(r->id));
-    if (p->engine_id[0] == '\0')
+    if (p->engine_id[0] == '\0') {
+        if (p->waited_ns > 0) { /* it stood at the door, and that is why it has no engine */
+            o = put_text(put_text(text, "reason="), p->wait_reason);
+            o = put_number(put_text(o, "; waited_ms="), p->waited_ms);
+            header_add(r, H2O_STRLIT("x-slipstream-decision"), text, o);
+        }
         return;
+    }
     header_add(r, H2O_STRLIT("x-slipstream-engine"), p->engine_id,
                p->engine_id + strlen(p->engine_id));
     o = put_text(put_text(text, "policy="), p->policy);
@@ -139,8 +145,8 @@ void respond_standard_headers(struct gw_request *r)
     if (r->conflict)
         o = put_text(o, "; conflict=identity");
     header_add(r, H2O_STRLIT("x-slipstream-decision"), text, o);
-    o = put_number(put_text(text, "queue;dur="), p->waited_ms);
-    o = put_ms(put_text(o, ", route;dur="), r->placed_ns, r->dispatched_ns);
+    o = put_ms(put_text(text, "queue;dur="), 0, p->waited_ns);
+    o = put_ms(put_text(o, ", route;dur="), r->placed_ns + p->waited_ns, r->dispatched_ns);
     o = put_ms(put_text(o, ", ttfb;dur="), r->dispatched_ns, r->first_byte_ns);
     header_add(r, H2O_STRLIT("server-timing"), text, o);
 }
@@ -362,14 +368,17 @@ static void access_log(struct gw_request *r, uint64_t now)
         return;
     buf_addf(&gw->access,
              "time=%llu id=%s method=%.*s path=%s status=%d bytes=%llu ms=%.3f ttft_ms=%.3f "
-             "engine=%s reason=%s end=%s workflow=",
+             "engine=%s policy=%s reason=%s hit=%.2f waited_ms=%u wait=%s cost=%s end=%s workflow=",
              (unsigned long long)clock_wall_ms(), r->id,
              (int)(r->req->method.len < 16 ? r->req->method.len : 16), r->req->method.base,
              log_quote(path, sizeof(path), r->req->path.base, r->req->path.len), r->req->res.status,
              (unsigned long long)r->sent_bytes, (double)(now - r->arrived_ns) / 1e6,
              r->first_token_ns != 0 ? (double)(r->first_token_ns - r->arrived_ns) / 1e6 : 0.0,
              r->place.engine_id[0] != '\0' ? r->place.engine_id : "-",
-             r->place.reason[0] != '\0' ? r->place.reason : "-",
+             r->place.policy[0] != '\0' ? r->place.policy : "-",
+             r->place.reason[0] != '\0' ? r->place.reason : "-", (double)r->place.hit,
+             r->place.waited_ms, r->place.wait_reason[0] != '\0' ? r->place.wait_reason : "-",
+             r->place.costs != NULL ? r->place.costs : "-",
              r->end == ERR_OK ? "ok" : err_code(r->end));
     buf_adds(&gw->access, log_quote(path, sizeof(path), r->workflow_id, strlen(r->workflow_id)));
     buf_adds(&gw->access, "\n");
@@ -408,5 +417,6 @@ void request_dispose(struct gw_request *r)
     tap_fini(&r->tap);
     buf_fini(&r->out);
     free(r->identity);
+    free(r->digests);
     pool_give(&gw->requests, r->handle);
 }

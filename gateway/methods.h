@@ -14,7 +14,10 @@ enum scheduler_method {
     SCHED_END_WORKFLOW,
     SCHED_GET_STATUS,
     SCHED_LIST_AGENTS,
-    SCHED_NOTE_AGENT
+    SCHED_NOTE_AGENT,
+    SCHED_EXPLAIN,
+    SCHED_GET_POLICIES,
+    SCHED_SET_POLICY
 };
 enum scheduler_event { SCHED_EVENT_GRANT, SCHED_EVENT_REVOKE, SCHED_EVENT_FLEET };
 enum mailbox_method {

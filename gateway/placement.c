@@ -13,6 +13,8 @@
 #include "gateway/worker.h"
 
 #define RESUME_PAGE 64u
+#define PATIENCE 0.9    /* of a client's time-out: a refusal that it hears is worth more */
+#define WAIT_BUDGET 0.8 /* of the body budget: beyond, nothing may wait */
 
 typedef Slipstream__V1__Query query_msg;
 typedef Slipstream__V1__Decision decision_msg;
@@ -38,6 +40,27 @@ static uint32_t remaining_ms(const struct gw_request *r, uint64_t now)
     return r->total_ns > now ? (uint32_t)((r->total_ns - now) / NS_PER_MS) : 0;
 }
 
+/* Since its first ticket, whoever gave that one. */
+static uint32_t waited_ms(const struct gw_request *r, uint64_t now)
+{
+    uint64_t start = r->place.wait_start_ns;
+    uint64_t ms = (r->place.waited_ns + (start != 0 && now > start ? now - start : 0)) / NS_PER_MS;
+
+    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
+static void wait_end(struct gw_request *r)
+{
+    uint64_t now = clock_ns();
+
+    if (r->place.wait_start_ns == 0)
+        return;
+    r->place.waited_ns += now - r->place.wait_start_ns;
+    r->place.wait_start_ns = 0;
+    r->place.waited_ms = (uint32_t)(worker_model_seconds(r->gw, r->place.waited_ns) * 1e3);
+    metric_observe(r->gw->m[GW_M_waited], worker_model_seconds(r->gw, r->place.waited_ns));
+}
+
 /* Strings are borrowed from r: pack it before r changes. The casts are protobuf-c's want of const.
  */
 static void query_fill(query_msg *q, const struct gw_request *r, uint64_t now)
@@ -56,8 +79,12 @@ static void query_fill(query_msg *q, const struct gw_request *r, uint64_t now)
     q->model = (char *)(uintptr_t)r->model;
     q->prompt_bytes = r->prompt_bytes;
     q->max_tokens = r->max_tokens;
-    q->waited_ms = r->place.waited_ms;
+    q->waited_ms = waited_ms(r, now);
     q->remaining_ms = remaining_ms(r, now);
+    q->patience_ms = (uint32_t)(r->patience_ms * PATIENCE);
+    q->request_id = (char *)(uintptr_t)r->id;
+    q->route = (char *)(uintptr_t)r->route->path;
+    q->explain = r->gw->access_fd >= 0;
     q->stream = r->stream;
     q->n_avoid = r->place.avoid_count;
     q->avoid = (uint32_t *)(uintptr_t)r->place.avoid;
@@ -112,6 +139,7 @@ static void place_alone(struct gw_request *r)
         wish.workflow_id = "";
         wish.workflow_len = 0;
     }
+    wait_end(r);
     request_new_attempt(r);
     engine = fleet_choose(&gw->fleet, &wish, &reason, &known);
     if (engine < 0) {
@@ -154,44 +182,92 @@ bool placement_try_alone(struct gw_request *r)
     return true;
 }
 
-static void decision_apply(struct gw_request *r, const decision_msg *d)
+/* "e1:0.21,e2:1.4": seconds by the scheduler's reckoning, for the access log. */
+static const char *costs_print(struct gw_request *r, const decision_msg *d)
+{
+    struct buf b = {0};
+    const char *out = NULL;
+    size_t i;
+
+    for (i = 0; i < d->n_candidates; i++) {
+        const Slipstream__V1__Candidate *c = d->candidates[i];
+        const struct fleet *f = &r->gw->fleet;
+
+        if (c->engine < f->count)
+            buf_addf(&b, "%s%s:%.3g", b.len > 0 ? "," : "", f->engines[c->engine].id, c->cost);
+    }
+    if (b.len > 0)
+        out = request_strdup(r, b.base, b.len);
+    buf_fini(&b);
+    return out;
+}
+
+static void go_apply(struct gw_request *r, const decision_msg *d)
 {
     struct gw *gw = r->gw;
     const struct fleet_engine *e;
 
-    metric_observe(gw->m[GW_M_placing], (double)(clock_ns() - r->placed_ns) / 1e9);
+    r->place.held = true;
+    wait_end(r);
+    fleet_refresh(&gw->fleet, clock_ns());
+    e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+    if (e == NULL) { /* of a scheduler whose segment we have not opened yet */
+        fleet_reread(&gw->fleet, clock_ns());
+        e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+    }
+    if (e == NULL) { /* the fleet changed under the decision */
+        placement_failed(r, ERR_NO_ENGINE);
+        respond_error(r, ERR_NO_ENGINE, NULL, NULL);
+        return;
+    }
+    r->place.engine = d->engine;
+    r->place.generation = d->engine_generation;
+    r->place.alone = false;
+    r->place.hit = d->hit;
+    r->place.waited_ms = d->waited_ms;
+    r->place.priority = d->priority;
+    text_set(r->place.engine_id, sizeof(r->place.engine_id), e->id);
+    text_set(r->place.policy, sizeof(r->place.policy), d->policy);
+    text_set(r->place.reason, sizeof(r->place.reason), d->reason);
+    if (d->wait_reason[0] != '\0')
+        text_set(r->place.wait_reason, sizeof(r->place.wait_reason), d->wait_reason);
+    r->place.costs = costs_print(r, d);
+    gw_goto(r, GW_DIALING, r->place.reason);
+}
+
+static void ticket_apply(struct gw_request *r, const decision_msg *d)
+{
+    struct gw *gw = r->gw;
+
+    r->place.held = true;
+    if ((double)gw->body_bytes > WAIT_BUDGET * (double)gw->body_budget) {
+        placement_cancel(r);
+        respond_error(r, ERR_BUDGET, NULL, NULL);
+        return;
+    }
+    r->place.ticket_ms = d->deadline_ms;
+    text_set(r->place.wait_reason, sizeof(r->place.wait_reason), d->reason);
+    if (r->place.wait_start_ns == 0) {
+        r->place.wait_start_ns = clock_ns();
+        worker_count(gw, GW_M_waits, 1);
+    }
+    gw_goto(r, GW_WAITING, r->place.wait_reason);
+}
+
+static void decision_apply(struct gw_request *r, const decision_msg *d)
+{
     switch (d->kind) {
     case SLIPSTREAM__V1__DECISION_KIND__DECISION_GO:
-        r->place.held = true;
-        fleet_refresh(&gw->fleet, clock_ns());
-        e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
-        if (e == NULL) { /* of a scheduler whose segment we have not opened yet */
-            fleet_reread(&gw->fleet, clock_ns());
-            e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
-        }
-        if (e == NULL) { /* the fleet changed under the decision */
-            placement_failed(r, ERR_NO_ENGINE);
-            respond_error(r, ERR_NO_ENGINE, NULL, NULL);
-            return;
-        }
-        r->place.engine = d->engine;
-        r->place.generation = d->engine_generation;
-        r->place.alone = false;
-        r->place.hit = d->hit;
-        r->place.waited_ms = d->waited_ms;
-        r->place.priority = d->priority;
-        text_set(r->place.engine_id, sizeof(r->place.engine_id), e->id);
-        text_set(r->place.policy, sizeof(r->place.policy), d->policy);
-        text_set(r->place.reason, sizeof(r->place.reason), d->reason);
-        gw_goto(r, GW_DIALING, r->place.reason);
+        go_apply(r, d);
         break;
     case SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT:
-        r->place.held = true;
-        gw_goto(r, GW_WAITING, "ticket");
+        ticket_apply(r, d);
         break;
     case SLIPSTREAM__V1__DECISION_KIND__DECISION_NO:
     case _SLIPSTREAM__V1__DECISION_KIND_IS_INT_SIZE:
     default:
+        r->place.held = false;
+        wait_end(r);
         respond_error_retry(r, d->err == ERR_NO_ENGINE ? no_engine(r) : err_from_wire(d->err),
                             d->err == ERR_MODEL ? "model" : NULL, NULL, (int)d->retry_ms);
         break;
@@ -222,10 +298,13 @@ static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *
     struct gw_request *r = request_find_wire(gw, wire);
     decision_msg *d;
 
+    if (r != NULL && r->place.granted)
+        return; /* the ticket, overtaken by its own end */
     if (r == NULL || r->state != GW_PLACING) {
         on_late(arg, wire, status, body, len);
         return;
     }
+    metric_observe(gw->m[GW_M_placing], (double)(clock_ns() - r->since_ns) / 1e9);
     switch ((int)status) {
     case ERR_OK:
         d = slipstream__v1__decision__unpack(NULL, len, body);
@@ -255,8 +334,7 @@ static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *
     }
 }
 
-void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count,
-                   uint32_t tail_bytes)
+void placement_ask(struct gw_request *r)
 {
     struct gw *gw = r->gw;
     uint64_t now = clock_ns();
@@ -271,6 +349,7 @@ void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count
         return;
     }
     request_new_attempt(r);
+    r->place.granted = false;
     if (!rpc_client_is_up(gw->scheduler)) {
         if (gw->fleet.count > 0 && (gw->scheduler_lost || !fleet_is_fresh(&gw->fleet)))
             place_alone(r);
@@ -278,9 +357,9 @@ void placement_ask(struct gw_request *r, const uint64_t *digests, uint32_t count
                    limit, or the timer decides */
     }
     query_fill(&q, r, now);
-    q.n_digests = count;
-    q.digests = (uint64_t *)(uintptr_t)digests;
-    q.tail_bytes = tail_bytes;
+    q.n_digests = r->digest_count;
+    q.digests = r->digests;
+    q.tail_bytes = r->tail_bytes;
     e = rpc_call(gw->scheduler, SCHED_PLACE, &q.base, gw->conf->gateway.placing_timeout_ms,
                  on_placed, gw, r->wire, on_late);
     if (e == ERR_GONE && gw->fleet.count > 0)
@@ -302,6 +381,13 @@ void placement_first_byte(struct gw_request *r)
     report_send(r->gw, &item);
 }
 
+void placement_cancel(struct gw_request *r)
+{
+    if (r->place.held)
+        lease_give_back(r->gw, r->wire);
+    r->place.held = false;
+}
+
 void placement_failed(struct gw_request *r, enum err e)
 {
     report_msg item;
@@ -321,13 +407,16 @@ void placement_end(struct gw_request *r, uint64_t now)
     report_msg item;
     const struct tap_usage *u = &r->tap.usage;
 
+    bool waits = r->place.wait_start_ns != 0;
+
     slipstream__v1__report_item__init(&item);
+    wait_end(r);
     if (!r->place.held)
         return;
     r->place.held = false;
     item.handle = r->wire;
     item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_DONE;
-    if (r->end == ERR_CLIENT_GONE || r->end == ERR_SLOW_CLIENT)
+    if (r->end == ERR_CLIENT_GONE || r->end == ERR_SLOW_CLIENT || waits)
         item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_CANCEL;
     else if (r->end != ERR_OK)
         item.kind = SLIPSTREAM__V1__REPORT_KIND__REPORT_FAILED;
@@ -394,8 +483,27 @@ static void waiting_ask(struct gw *gw, enum gw_state state)
         if (state == GW_WAITING)
             gw_goto(r, GW_PLACING, "a new scheduler");
         else
-            placement_ask(r, NULL, 0, 0);
+            placement_ask(r);
     }
+}
+
+uint64_t placement_ticket_end(const struct gw *gw)
+{
+    return gw->scheduler_lost
+               ? gw->scheduler_lost_ns + gw->conf->gateway.placing_timeout_ms * NS_PER_MS
+               : UINT64_MAX;
+}
+
+/* The link is down: whoever waits looks again when it has been so for too long. */
+static void tickets_watch(struct gw *gw)
+{
+    uint64_t handle, end = placement_ticket_end(gw);
+    uint32_t cursor = 0;
+    struct gw_request *r;
+
+    while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL)
+        if (r->state == GW_WAITING && end < r->deadline_ns)
+            timer_start(&gw->timers, &r->timer, end);
 }
 
 static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
@@ -418,7 +526,10 @@ static void on_down(void *arg, const char *reason)
     struct gw *gw = arg;
 
     log_warn("scheduler_down", "reason=\"%s\"", reason);
+    if (!gw->scheduler_lost)
+        gw->scheduler_lost_ns = clock_ns();
     gw->scheduler_lost = true;
+    tickets_watch(gw);
     metric_set(gw->m[GW_M_scheduler_up], 0);
 }
 
@@ -440,7 +551,8 @@ static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
             r->place.held = false;
             request_fail(r, err_from_wire(d->err));
         }
-    } else if (r != NULL && r->state == GW_WAITING) {
+    } else if (r != NULL && (r->state == GW_WAITING || r->state == GW_PLACING)) {
+        r->place.granted = true;
         decision_apply(r, d);
     } else if (d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_GO) {
         lease_give_back(gw, d->handle);

@@ -50,12 +50,17 @@ struct route {
 
 struct gw_placement {
     uint32_t engine, generation;
-    char engine_id[64], policy[32], reason[32];
+    char engine_id[64], policy[32], reason[32], wait_reason[32];
+    const char *costs; /* for the access log: "e1:0.2,e2:1.4"; NULL: not told */
     float hit;
-    uint32_t waited_ms;
+    uint32_t waited_ms;     /* as the scheduler counts: model time */
+    uint32_t ticket_ms;     /* WAITING: the grant comes within this; 0: no limit */
+    uint64_t wait_start_ns; /* 0: does not wait */
+    uint64_t waited_ns;     /* before that */
     int64_t priority;
-    bool held;  /* the scheduler holds a lease for us under wire */
-    bool alone; /* we decided it */
+    bool held;    /* the scheduler holds a lease or a ticket for us under wire */
+    bool granted; /* the end of a ticket came, perhaps before the ticket did */
+    bool alone;   /* we decided it */
     uint32_t avoid[GW_AVOID_MAX];
     unsigned avoid_count, tries;
     enum err last_err; /* why the last try failed */
@@ -96,6 +101,9 @@ struct gw_request {
     const char *model;
     size_t model_len;
     uint32_t max_tokens, prompt_bytes;
+    uint64_t *digests; /* kept until the answer begins: whoever asks again needs them; owned */
+    uint32_t digest_count, tail_bytes;
+    uint32_t patience_ms; /* the client's own time-out; 0: it does not say */
     bool stream, drop_usage;
     struct gw_look facts; /* where the body may have to change */
     struct splice_list splices;

@@ -4,10 +4,12 @@
  * stream.c.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/must.h"
 #include "gateway/client.h"
 #include "gateway/finish.h"
 #include "gateway/head.h"
@@ -19,6 +21,7 @@
 #include "gateway/worker.h"
 
 #define BEAT_CHECK_NS (50 * NS_PER_MS)
+#define TICKET_SLACK_MS 1000u /* the scheduler ends a wait; this is for when it does not */
 
 static const enum err limit_err[] = {
 #define STATE(name, waits, limit, err, next) [GW_##name] = err,
@@ -36,22 +39,37 @@ void enter_ASKING(struct gw_request *r)
     (void)r; /* the call is made by the endpoint */
 }
 
+static void digests_keep(struct gw_request *r)
+{
+    const uint64_t *digests;
+    uint32_t count;
+
+    if (r->digests != NULL || !look_digests(r, &digests, &count, &r->tail_bytes) || count == 0)
+        return;
+    r->digests = malloc(count * sizeof(*digests));
+    must(r->digests != NULL);
+    memcpy(r->digests, digests, count * sizeof(*digests));
+    r->digest_count = count;
+}
+
 void enter_PLACING(struct gw_request *r)
 {
-    const uint64_t *digests = NULL;
-    uint32_t count = 0, tail = 0;
-
-    if (r->place.tries == 0)
+    if (r->place.tries == 0 && r->place.wait_start_ns == 0)
         r->gw->retry_tokens += r->gw->conf->gateway.retry_budget;
     /* Looked at more often than the limit: the scheduler may die while we wait. */
     timer_start(&r->gw->timers, &r->timer, r->since_ns + BEAT_CHECK_NS);
-    look_digests(r, &digests, &count, &tail);
-    placement_ask(r, digests, count, tail);
+    digests_keep(r);
+    placement_ask(r);
 }
 
+/* The grant is an event (placement.c), and so is the refusal at the deadline. */
 void enter_WAITING(struct gw_request *r)
 {
-    (void)r; /* the grant is an event; placement.c */
+    uint64_t limit = r->since_ns + (r->place.ticket_ms + TICKET_SLACK_MS) * NS_PER_MS;
+
+    if (r->place.ticket_ms > 0 && limit < r->deadline_ns)
+        r->deadline_ns = limit;
+    timer_start(&r->gw->timers, &r->timer, r->deadline_ns);
 }
 
 /* Model milliseconds, as the scheduler counts them. */
@@ -199,6 +217,9 @@ void enter_STREAMING(struct gw_request *r)
         placement_first_byte(r);
     if (r->event_stream || r->req->entity.len >= (16u << 10))
         client_drop_body(r);
+    free(r->digests);
+    r->digests = NULL;
+    r->digest_count = 0;
 }
 
 void enter_CLOSING(struct gw_request *r)
@@ -216,6 +237,21 @@ static bool placing_is_over(struct gw_request *r, uint64_t now)
         return false;
     }
     return true;
+}
+
+/* A ticket is worth as much as the link to who gave it. */
+static bool waiting_is_over(struct gw_request *r, uint64_t now)
+{
+    uint64_t next = placement_ticket_end(r->gw);
+
+    if (now >= next) {
+        gw_goto(r, GW_PLACING, "the scheduler is gone");
+        return false;
+    }
+    if (now >= r->deadline_ns)
+        return true;
+    timer_start(&r->gw->timers, &r->timer, next < r->deadline_ns ? next : r->deadline_ns);
+    return false;
 }
 
 /* Limits of a running answer move with its bytes, so the timer is set lazily: it looks when it
@@ -248,6 +284,8 @@ void on_state_timer(struct gw_request *r)
     enum err e = limit_err[r->state];
 
     if (r->state == GW_PLACING && !placing_is_over(r, now))
+        return;
+    if (r->state == GW_WAITING && !waiting_is_over(r, now))
         return;
     if (r->state == GW_STREAMING && !streaming_is_over(r, now, &e))
         return;

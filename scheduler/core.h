@@ -55,6 +55,14 @@ const char *cause_word(enum cause c);
 
 enum strategy { PLACE_AUTO, PLACE_STRICT, PLACE_SPREAD, PLACE_ISOLATED };
 
+/* Requests of this model and route are placed by this policy, whether or not they have a workflow.
+ */
+#define POLICY_RULES_MAX 64u
+struct policy_rule {
+    const char *model, *route; /* "": any */
+    const char *policy;
+};
+
 struct core_conf {
     uint32_t max_workflows, max_agents, max_leases, max_workers;
     uint64_t workflow_ttl_ns, agent_active_ns;
@@ -65,6 +73,8 @@ struct core_conf {
     uint64_t hash_seed; /* random where strangers choose ids; any fixed one in simulations */
     /* name[:key=value]..., of common/policies.def; borrowed for the call */
     const char *policy, *default_policy;
+    const struct policy_rule *rules; /* the first that fits counts; borrowed for the call */
+    uint32_t rule_count;
     uint32_t text_block;    /* bytes of prompt text behind one digest; 0: TEXT_BLOCK */
     double ratio;           /* bytes of prompt text per token to start with; 0: 4 */
     bool ratio_fixed;       /* nothing is learned from usage */
@@ -162,6 +172,7 @@ struct query {
     bool first_byte;     /* EV_RESUME */
     uint8_t class;       /* enum class; a zeroed query is interactive */
     uint64_t wait_ns;    /* longest wait that its client would bear; 0: conf.gate_wait_ns alone */
+    struct text route;   /* where at the gateway it came in; empty: not told */
     struct text group;   /* siblings that are placed together; empty: none */
     uint32_t group_size; /* how many they are; 0: not known */
 };
@@ -277,6 +288,9 @@ struct core_stats {
     uint64_t workflows_created, workflows_ended, workflows_evicted, workflows_expired;
     uint64_t waits[REASON_COUNT]; /* requests that were ever held, by why */
     uint32_t workflows, agents, leases, workers, waiting;
+    double gate;   /* share of the KV caches that claims may fill; 0: as much as they like */
+    double waste;  /* share of the engines' time spent on prompts computed before */
+    double credit; /* engine seconds saved up for whoever waits longest */
 };
 
 struct core;

@@ -19,6 +19,8 @@
 #define LIST_DEFAULT 100u
 #define LIST_MAX 500u
 #define LIST_LOOKED 20000u /* records one call walks over at most */
+#define EXPLAIN_DEFAULT 20u
+#define EXPLAIN_MAX 200u
 #define AGENTS_SHOWN 1000u /* in one answer */
 
 struct call {
@@ -102,6 +104,9 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->requests = e->requests;
     to->priority = e->priority;
     to->failures = e->failures;
+    to->kv_tokens = engine_capacity(e);
+    to->claimed_tokens = e->claims;
+    to->queue = e->q_seconds;
 }
 
 static bool engines_message(struct server *s, Slipstream__V1__Engines *out)
@@ -210,20 +215,22 @@ void server_tell_fleet(struct server *s)
 
 static enum err on_place(const struct call *c)
 {
+    const Slipstream__V1__Query *q = c->request;
+    struct server *s = c->server;
     struct event ev = {.type = EV_QUERY};
     Slipstream__V1__Decision d;
-    enum err err = wire_query(c->request, c->server->scale, &ev.query);
+    enum err err = wire_query(q, s->scale, &ev.query);
 
     if (err != ERR_OK)
         return err;
     if (fault_hits(FAULT_query_late))
         return ERR_OK;
     ev.query.worker = c->who->worker;
-    err = server_step(c->server, &ev);
+    explain_query(&s->explain, c->who->worker, q, q->tenant, clock_wall_ms(), clock_ns());
+    err = server_ask(s, &ev);
     if (err != ERR_OK)
         return err;
-    d = wire_decision(&c->server->answer, c->server->scale,
-                      server_to_model(c->server, SERVER_LEASE_SLACK_NS));
+    wire_decision(&s->arena, s->core, &s->ask.answer, server_wire(s), q->explain, &d);
     reply(c, ERR_OK, &d.base);
     return ERR_OK;
 }
@@ -445,6 +452,12 @@ static enum err on_get_status(const struct call *c)
     }
     for (unsigned r = 0; r < REASON_COUNT; r++)
         out.decisions += stats->decisions[r];
+    out.waiting = stats->waiting;
+    for (unsigned r = 0; r < REASON_COUNT; r++)
+        out.waits += stats->waits[r];
+    out.gate = stats->gate;
+    out.waste = stats->waste;
+    out.credit = stats->credit;
     out.version = version;
     reply(c, ERR_OK, &out.base);
     return ERR_OK;
@@ -483,6 +496,101 @@ static enum err on_note_agent(const struct call *c)
     return err;
 }
 
+/* ---- decisions ---- */
+
+static bool is_explained(const struct call *c, const struct explained *d)
+{
+    const Slipstream__V1__ExplainQuery *q = c->request;
+
+    if (*q->workflow_id != '\0' && strcmp(q->workflow_id, d->workflow) != 0)
+        return false;
+    if (*q->request_id != '\0' && strcmp(q->request_id, d->request) != 0)
+        return false;
+    return (q->all_tenants && c->who->trusted) || strcmp(tenant_of(c, q->tenant), d->tenant) == 0;
+}
+
+static enum err on_explain(const struct call *c)
+{
+    const Slipstream__V1__ExplainQuery *q = c->request;
+    struct server *s = c->server;
+    Slipstream__V1__Explanations out;
+    uint32_t limit = q->limit == 0            ? EXPLAIN_DEFAULT
+                     : q->limit < EXPLAIN_MAX ? q->limit
+                                              : EXPLAIN_MAX;
+    const struct explained *d;
+
+    slipstream__v1__explanations__init(&out);
+    out.items = arena_take(&s->arena, limit * sizeof(*out.items));
+    for (uint64_t n = 0; out.items != NULL && out.n_items < limit; n++) {
+        Slipstream__V1__Explanation *m;
+
+        d = explain_get(&s->explain, n);
+        if (d == NULL)
+            break;
+        if (!is_explained(c, d))
+            continue;
+        m = wire_explanation(&s->arena, s->core, d, clock_ns());
+        if (m == NULL)
+            break;
+        out.items[out.n_items++] = m;
+    }
+    if (out.items == NULL)
+        return ERR_BUSY;
+    reply(c, ERR_OK, &out.base);
+    return ERR_OK;
+}
+
+static enum err policies_reply(const struct call *c)
+{
+    struct server *s = c->server;
+    Slipstream__V1__Policies out;
+
+    slipstream__v1__policies__init(&out);
+    out.policy = s->rules.general;
+    out.default_policy = s->rules.others;
+    out.rules = arena_take(&s->arena, (s->rules.count + 1) * sizeof(*out.rules));
+    for (uint32_t i = 0; out.rules != NULL && i < s->rules.count; i++) {
+        Slipstream__V1__PolicyRule *to = arena_take(&s->arena, sizeof(*to));
+
+        if (to == NULL)
+            return ERR_BUSY;
+        slipstream__v1__policy_rule__init(to);
+        to->model = s->rules.items[i].model;
+        to->route = s->rules.items[i].route;
+        to->policy = s->rules.items[i].policy;
+        out.rules[out.n_rules++] = to;
+    }
+    if (out.rules == NULL)
+        return ERR_BUSY;
+    reply(c, ERR_OK, &out.base);
+    return ERR_OK;
+}
+
+static enum err on_set_policy(const struct call *c)
+{
+    const Slipstream__V1__PolicyChange *change = c->request;
+    struct rule_change what = {.is_default = change->is_default, .remove = change->remove};
+    Slipstream__V1__Failure failure;
+    char why[400];
+    enum err err;
+
+    if (change->rule == NULL)
+        return ERR_INVALID;
+    what.model = change->rule->model;
+    what.route = change->rule->route;
+    what.policy = change->rule->policy;
+    err = server_policy_set(c->server, &what, why, sizeof(why));
+    if (err == ERR_OK)
+        return policies_reply(c);
+    if (why[0] == '\0')
+        return err;
+    slipstream__v1__failure__init(&failure);
+    failure.message = why;
+    stats_call_refused(&c->server->stats);
+    reply(c, err, &failure.base);
+    return ERR_OK;
+}
+
 /* ---- the door ---- */
 
 /* In the order of the service in proto/scheduler.proto. */
@@ -501,6 +609,9 @@ static const struct method {
     {"GetStatus", on_get_status, false},
     {"ListAgents", on_list_agents, false},
     {"NoteAgent", on_note_agent, false},
+    {"Explain", on_explain, false},
+    {"GetPolicies", policies_reply, false},
+    {"SetPolicy", on_set_policy, true},
 };
 
 void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,

@@ -32,6 +32,13 @@ uint64_t server_now(const struct server *s)
     return server_to_model(s, clock_ns());
 }
 
+struct wire_way server_wire(const struct server *s)
+{
+    return (struct wire_way){.scale = s->scale,
+                             .lease_slack_ns = server_to_model(s, SERVER_LEASE_SLACK_NS),
+                             .gate_wait_ns = s->conf->scheduler.gate_wait_ms * NS_PER_MS};
+}
+
 /* ---- steps and what they ask for ---- */
 
 static void act_home(struct server *s, const struct action *act)
@@ -58,13 +65,36 @@ static void act_revoke(struct server *s, const struct action *act)
               &d.base);
 }
 
+/* The answer to the query under way, or the end of a wait. */
+static void act_decision(struct server *s, const struct action *act)
+{
+    struct rpc_peer *peer = act->worker < SERVER_PEERS ? s->workers[act->worker] : NULL;
+    Slipstream__V1__Decision d;
+    enum err err;
+
+    explain_action(&s->explain, s->core, act);
+    if (s->ask.open && act->worker == s->ask.worker && act->handle == s->ask.handle) {
+        s->ask.answer = *act;
+        s->ask.open = false;
+        return;
+    }
+    if (peer == NULL || act->type == ACT_WAIT)
+        return;
+    stats_waited(&s->stats, act->waited_ns);
+    wire_decision(&s->arena, s->core, act, server_wire(s), true, &d);
+    d.handle = act->handle;
+    err = rpc_event(s->rpc, peer, SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_GRANT, &d.base);
+    if (err != ERR_OK) /* it reads nothing; its own deadline ends the wait, and tells us */
+        log_warn("grant_lost", "worker=%u error=%s", act->worker, err_code(err));
+}
+
 static void act(struct server *s, const struct action *a)
 {
     switch (a->type) {
     case ACT_GO:
     case ACT_NO:
     case ACT_WAIT:
-        s->answer = *a;
+        act_decision(s, a);
         break;
     case ACT_REVOKE:
         act_revoke(s, a);
@@ -91,6 +121,18 @@ enum err server_step(struct server *s, const struct event *ev)
 
     for (size_t i = 0; i < s->actions.count; i++)
         act(s, &s->actions.items[i]);
+    return err;
+}
+
+enum err server_ask(struct server *s, const struct event *ev)
+{
+    enum err err;
+
+    s->ask =
+        (struct server_ask){.worker = ev->query.worker, .handle = ev->query.handle, .open = true};
+    err = server_step(s, ev);
+    must(err != ERR_OK || !s->ask.open);
+    s->ask.open = false;
     return err;
 }
 
@@ -259,21 +301,28 @@ static void engines_apply(struct server *s, const enum fleet_change changes[ENGI
 
 /* ---- settings ---- */
 
-static struct core_conf core_conf_of(const struct server *s, const struct conf_scheduler *conf)
+/* rules and array are borrowed by the result. */
+static struct core_conf core_conf_of(const struct server *s, const struct conf_scheduler *conf,
+                                     const struct rules *rules, struct policy_rule *array)
 {
-    return (struct core_conf){.max_workflows = conf->max_workflows,
-                              .max_agents = conf->max_agents,
-                              .max_leases = conf->max_leases,
-                              .max_workers = SERVER_PEERS,
-                              .workflow_ttl_ns = conf->workflow_ttl_ms * NS_PER_MS,
-                              .agent_active_ns = conf->agent_active_ms * NS_PER_MS,
-                              .lease_slack_ns = server_to_model(s, SERVER_LEASE_SLACK_NS),
-                              .load_bound = conf->load_bound,
-                              .load_slack = conf->load_slack,
-                              .probe_failures = conf->probe_failures,
-                              .hash_seed = s->epoch,
-                              .policy = conf->policy,
-                              .default_policy = conf->default_policy};
+    struct core_conf out = {
+        .max_workflows = conf->max_workflows,
+        .max_agents = conf->max_agents,
+        .max_leases = conf->max_leases,
+        .max_workers = SERVER_PEERS,
+        .workflow_ttl_ns = conf->workflow_ttl_ms * NS_PER_MS,
+        .agent_active_ns = conf->agent_active_ms * NS_PER_MS,
+        .lease_slack_ns = server_to_model(s, SERVER_LEASE_SLACK_NS),
+        .load_bound = conf->load_bound,
+        .load_slack = conf->load_slack,
+        .probe_failures = conf->probe_failures,
+        .hash_seed = s->epoch,
+        .gate_wait_ns = conf->gate_wait_ms * NS_PER_MS,
+        .group_wait_ms = conf->group_wait_ms,
+    };
+
+    rules_conf(rules, array, &out);
+    return out;
 }
 
 static char *secret_read(const char *path)
@@ -317,13 +366,52 @@ static void keys_load(struct server *s)
         s->peer_key = secret_read(conf->common.rpc_key_file);
 }
 
+static void policy_tell(struct server *s, const char *was)
+{
+    publish_policy(&s->publisher, core_policy_name(s->core));
+    if (strcmp(was, s->rules.general) != 0)
+        log_info("policy_changed", "from=%s to=%s", was, s->rules.general);
+    s->fleet_changed = true;
+}
+
+static enum err rules_apply(struct server *s, const struct rules *rules,
+                            const struct conf_scheduler *conf)
+{
+    struct policy_rule array[POLICY_RULES_MAX];
+    struct event ev = {.type = EV_POLICY_SET, .conf = core_conf_of(s, conf, rules, array)};
+    char was[SPEC_MAX + 1];
+    enum err err;
+
+    memcpy(was, s->rules.general, sizeof(was));
+    err = server_step(s, &ev);
+    if (err != ERR_OK)
+        return err;
+    s->rules = *rules;
+    policy_tell(s, was);
+    return ERR_OK;
+}
+
+enum err server_policy_set(struct server *s, const struct rule_change *change, char *why,
+                           size_t size)
+{
+    struct rules fresh = s->rules;
+    enum err err = rules_change(&fresh, change, why, size);
+
+    if (err == ERR_OK)
+        err = rules_apply(s, &fresh, &s->conf->scheduler);
+    if (err == ERR_OK)
+        log_info("policy_set", "policy=%s model=%s route=%s", change->policy, change->model,
+                 change->route);
+    return err;
+}
+
 static void conf_swap(struct server *s, struct conf *fresh)
 {
-    struct event ev = {.type = EV_POLICY_SET, .conf = core_conf_of(s, &fresh->scheduler)};
     enum fleet_change changes[ENGINES_MAX];
-    const char *was = core_policy_name(s->core);
+    struct rules rules;
 
-    if (fresh->engine_count > ENGINES_MAX || server_step(s, &ev) != ERR_OK) {
+    rules_load(&rules, fresh);
+    if (fresh->engine_count > ENGINES_MAX || rules_apply(s, &rules, &fresh->scheduler) != ERR_OK) {
         log_error("reload_refused", "reason=\"%s\"",
                   fresh->engine_count > ENGINES_MAX ? "too many engines" : "unknown policy");
         conf_free(fresh);
@@ -337,9 +425,6 @@ static void conf_swap(struct server *s, struct conf *fresh)
     keys_load(s);
     log_set_level((enum log_level)fresh->common.log_level);
     probes_set(s);
-    publish_policy(&s->publisher, core_policy_name(s->core));
-    if (strcmp(was, core_policy_name(s->core)) != 0)
-        log_info("policy_changed", "from=%s to=%s", was, core_policy_name(s->core));
     s->fleet_changed = true;
 }
 
@@ -549,13 +634,16 @@ static void on_inbox(void *arg, uint32_t events)
 static enum err server_start(struct server *s)
 {
     const struct conf *conf = s->conf;
-    struct core_conf core = core_conf_of(s, &conf->scheduler);
+    struct policy_rule array[POLICY_RULES_MAX];
+    struct core_conf core;
     enum err err = run_dir_make(conf->common.run_dir);
 
     if (err == ERR_OK)
         err = lock_take(s);
     if (err != ERR_OK)
         return err;
+    rules_load(&s->rules, conf);
+    core = core_conf_of(s, &conf->scheduler, &s->rules, array);
     err = core_new(&core, &s->core);
     if (err != ERR_OK) {
         log_error("policy", "error=\"no such policy: %s / %s\"", conf->scheduler.policy,
@@ -591,6 +679,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     s->loop = loop_new();
     s->inbox = inbox_new();
     arena_init(&s->arena);
+    explain_init(&s->explain, conf->scheduler.explain_decisions);
     loop_on_signal(s->loop, SIGTERM, on_stop, s);
     loop_on_signal(s->loop, SIGINT, on_stop, s);
     loop_on_signal(s->loop, SIGHUP, on_reload, s);
@@ -632,6 +721,7 @@ void server_close(struct server *s)
     core_free(s->core);
     actions_fini(&s->actions);
     arena_fini(&s->arena);
+    explain_fini(&s->explain);
     inbox_free(s->inbox);
     loop_free(s->loop);
     if (s->conf != NULL) {

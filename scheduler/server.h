@@ -9,9 +9,11 @@
 #include "common/rpc.h"
 #include "scheduler/core.h"
 #include "scheduler/engine.h"
+#include "scheduler/explain.h"
 #include "scheduler/fleet.h"
 #include "scheduler/probe.h"
 #include "scheduler/publish.h"
+#include "scheduler/rules.h"
 #include "scheduler/stats.h"
 #include "scheduler/wire.h"
 
@@ -45,7 +47,14 @@ struct server {
     struct rpc_server *rpc;
     struct rpc_peer *workers[SERVER_PEERS]; /* by index; NULL: free */
     struct arena arena;                     /* of the call under way */
-    struct action answer;                   /* ACT_GO or ACT_NO of the query under way */
+    struct server_ask {                     /* the query under way */
+        uint32_t worker;
+        uint64_t handle;
+        bool open;            /* has no answer yet */
+        struct action answer; /* ACT_GO, ACT_WAIT or ACT_NO */
+    } ask;
+    struct explain explain;
+    struct rules rules; /* policies in force */
     struct timer tick, beat;
     struct engine_set dirty; /* rows to publish at the end of this turn */
     bool fleet_changed;      /* more than load: workers without the segment must hear */
@@ -64,9 +73,17 @@ void server_run(struct server *s);   /* until SIGTERM or SIGINT */
 void server_close(struct server *s); /* frees conf, too */
 
 uint64_t server_now(const struct server *s); /* model time */
+struct wire_way server_wire(const struct server *s);
 uint64_t server_to_model(const struct server *s, uint64_t real_ns);
-/* Steps the core and does what it says; ACT_GO and ACT_NO land in s->answer. */
+/* Steps the core and does what it says. What ends an earlier wait goes to its worker as an event.
+ */
 enum err server_step(struct server *s, const struct event *ev);
+/* The same for an EV_QUERY; its answer lands in s->ask.answer. */
+enum err server_ask(struct server *s, const struct event *ev);
+
+/* Until the next reload or restart. Errors as rules_change(). */
+enum err server_policy_set(struct server *s, const struct rule_change *change, char *why,
+                           size_t size);
 
 /* methods.c: what the service answers. */
 enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, const char *key,

@@ -36,7 +36,8 @@ static void label_open(struct stats *st, struct label *l, const char *id, const 
 
 enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows)
 {
-    uint32_t series = (workflows + 1) * 8 + ENGINES_MAX * 6 + ERR_COUNT + 200;
+    uint32_t series =
+        (workflows + 1) * 8 + ENGINES_MAX * STATS_ENGINE_ROWS + ERR_COUNT + REASON_COUNT * 2 + 200;
     enum err err;
 
     *st = (struct stats){.label_count = workflows + 1};
@@ -49,6 +50,7 @@ enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows)
     metric_set(st->labels[OTHER].batch, 1);
     st->step = metric_get(st->metric, M_step, NULL);
     st->refused = metric_get(st->metric, M_calls_refused, NULL);
+    st->waited = metric_get(st->metric, M_waited, NULL);
     return ERR_OK;
 }
 
@@ -72,6 +74,11 @@ void stats_call(struct stats *st, const char *method, unsigned index, double sec
 void stats_call_refused(struct stats *st)
 {
     metric_add(st->refused, 1);
+}
+
+void stats_waited(struct stats *st, uint64_t waited_ns)
+{
+    metric_observe(st->waited, (double)waited_ns / 1e9);
 }
 
 /* ---- workflows ---- */
@@ -166,21 +173,22 @@ static void gauge(struct stats *st, unsigned row, double value)
 
 static void engine_refresh(struct stats *st, uint32_t i, const struct engine *e)
 {
-    static const unsigned rows[6] = {M_engine_up,    M_engine_run,  M_engine_tokens,
-                                     M_engine_homed, M_engine_reqs, M_engine_fails};
+    static const unsigned rows[STATS_ENGINE_ROWS] = {
+        M_engine_up,    M_engine_run, M_engine_tokens, M_engine_homed, M_engine_reqs,
+        M_engine_fails, M_engine_kv,  M_engine_claims, M_engine_queue};
     struct metric_series **s = st->engine_series[i];
     const char *id = e != NULL ? e->id : NULL;
     unsigned k;
 
     if (s[0] != NULL && (e == NULL || e->generation != st->engine_generation[i])) {
-        for (k = 0; k < 6; k++)
+        for (k = 0; k < STATS_ENGINE_ROWS; k++)
             metric_drop(st->metric, s[k]);
         s[0] = NULL;
     }
     if (e == NULL)
         return;
     if (s[0] == NULL) {
-        for (k = 0; k < 6; k++)
+        for (k = 0; k < STATS_ENGINE_ROWS; k++)
             s[k] = metric_get(st->metric, rows[k], &id);
         st->engine_generation[i] = e->generation;
         st->engine_requests[i] = st->engine_failures[i] = 0;
@@ -191,6 +199,9 @@ static void engine_refresh(struct stats *st, uint32_t i, const struct engine *e)
     metric_set(s[3], e->homed_workflows);
     metric_add(s[4], (double)(e->requests - st->engine_requests[i]));
     metric_add(s[5], (double)(e->failures - st->engine_failures[i]));
+    metric_set(s[6], (double)engine_capacity(e));
+    metric_set(s[7], (double)e->claims);
+    metric_set(s[8], e->q_seconds);
     st->engine_requests[i] = e->requests;
     st->engine_failures[i] = e->failures;
 }
@@ -212,6 +223,12 @@ void stats_refresh(struct stats *st, const struct core *c, uint32_t peers)
     count(st, M_wf_ended, NULL, now->workflows_ended, was->workflows_ended);
     count(st, M_wf_expired, NULL, now->workflows_expired, was->workflows_expired);
     count(st, M_wf_evicted, NULL, now->workflows_evicted, was->workflows_evicted);
+    for (i = 0; i < REASON_COUNT; i++)
+        count(st, M_waits, reason_word((enum reason)i), now->waits[i], was->waits[i]);
+    gauge(st, M_waiting, now->waiting);
+    gauge(st, M_gate, now->gate);
+    gauge(st, M_waste, now->waste);
+    gauge(st, M_credit, now->credit);
     gauge(st, M_leases, now->leases);
     gauge(st, M_workflows, now->workflows);
     gauge(st, M_agents, now->agents);

@@ -11,6 +11,8 @@
  * label values of their own, which they keep until they end; then their series vanish. All others
  * share workflow_id="_other".
  */
+#define STATS_ENGINE_ROWS 9u
+
 struct label {
     bool used;
     struct metric_series *requests, *hit_rate, *latency, *batch;
@@ -25,14 +27,16 @@ struct stats {
     struct core_stats seen;
     uint64_t engine_requests[ENGINES_MAX], engine_failures[ENGINES_MAX]; /* seen */
     uint32_t engine_generation[ENGINES_MAX];
-    struct metric_series *engine_series[ENGINES_MAX][6];
-    struct metric_series *calls[32], *step, *refused;
+    struct metric_series *engine_series[ENGINES_MAX][STATS_ENGINE_ROWS];
+    struct metric_series *calls[32], *step, *refused, *waited;
 };
 
 enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows);
 void stats_close(struct stats *st);
 void stats_call(struct stats *st, const char *method, unsigned index, double seconds);
 void stats_call_refused(struct stats *st);
+/* A request that waited has been placed or refused; model time. */
+void stats_waited(struct stats *st, uint64_t waited_ns);
 /* One request of w has ended (ACT_FINISHED). w is NULL when the workflow has ended with it. */
 void stats_finished(struct stats *st, const struct workflow *w, const struct action *act);
 void stats_workflow(struct stats *st, const struct core *c,

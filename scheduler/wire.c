@@ -9,6 +9,7 @@
 #include "common/must.h"
 #include "scheduler/engine.h"
 
+#define CANDIDATES_MAX 64u
 #define LONGEST_MS 86400000u /* nobody's request takes more than a day */
 
 /* ---- memory ---- */
@@ -101,9 +102,16 @@ static uint64_t to_model(uint64_t ms, double scale)
     return (uint64_t)((double)((ms < LONGEST_MS ? ms : LONGEST_MS) * NS_PER_MS) * scale);
 }
 
+static enum class class_of(Slipstream__V1__Priority p) {
+    return p == SLIPSTREAM__V1__PRIORITY__PRIORITY_INTERACTIVE ? CLASS_INTERACTIVE
+           : p == SLIPSTREAM__V1__PRIORITY__PRIORITY_BATCH     ? CLASS_BATCH
+                                                               : CLASS_DEFAULT;
+}
+
 enum err wire_query(const Slipstream__V1__Query *q, double scale, struct query *out)
 {
-    if (!id_or_empty(q->workflow_id) || !id_or_empty(q->agent_id) || strlen(q->tenant) > TENANT_MAX)
+    if (!id_or_empty(q->workflow_id) || !id_or_empty(q->agent_id) || !id_or_empty(q->group_id) ||
+        strlen(q->tenant) > TENANT_MAX)
         return ERR_ID;
     if ((unsigned)q->strategy > PLACE_ISOLATED)
         return ERR_INVALID;
@@ -123,6 +131,11 @@ enum err wire_query(const Slipstream__V1__Query *q, double scale, struct query *
                           .digest_count = (uint32_t)q->n_digests,
                           .waited_ns = to_model(q->waited_ms, scale),
                           .remaining_ns = to_model(q->remaining_ms, scale),
+                          .class = (uint8_t)class_of(q->priority),
+                          .wait_ns = to_model(q->patience_ms, scale),
+                          .route = text_of(q->route),
+                          .group = text_of(q->group_id),
+                          .group_size = q->group_size,
                           .avoid = q->avoid,
                           .avoid_count = (uint32_t)q->n_avoid};
     /* Whole blocks are bytes, whatever the count says. */
@@ -182,28 +195,134 @@ static char *word(const char *s) /* protobuf-c wants char *, and only reads */
     return (char *)(uintptr_t)s;
 }
 
-Slipstream__V1__Decision wire_decision(const struct action *act, double scale,
-                                       uint64_t lease_slack_ns)
+static void candidates_add(struct arena *a, const struct core *c, const struct receipt *r,
+                           Slipstream__V1__Decision *d)
 {
-    Slipstream__V1__Decision d;
+    size_t most = r->count < CANDIDATES_MAX ? r->count : CANDIDATES_MAX;
 
-    slipstream__v1__decision__init(&d);
-    if (act->type == ACT_GO) {
-        d.kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_GO;
-        d.engine = act->engine;
-        d.engine_generation = act->engine_generation;
-        d.priority = act->priority;
-        d.deadline_ms = (uint32_t)((double)(act->deadline_ns - lease_slack_ns) / scale / NS_PER_MS);
-        d.reason = word(reason_word(act->reason));
-        d.policy = word(act->policy);
-        d.hit = act->hit;
-        d.waited_ms = (uint32_t)(act->waited_ns / NS_PER_MS);
-    } else {
-        d.kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
-        d.err = act->err;
-        d.retry_ms = (uint32_t)((double)act->retry_ns / scale / NS_PER_MS);
+    d->candidates = arena_take(a, (most + 1) * sizeof(*d->candidates));
+    for (uint32_t i = 0; d->candidates != NULL && i < r->count && d->n_candidates < most; i++) {
+        const struct receipt_row *from = core_receipt_row(c, r, i);
+        Slipstream__V1__Candidate *to = from->has_cost ? arena_take(a, sizeof(*to)) : NULL;
+
+        if (to == NULL)
+            continue;
+        slipstream__v1__candidate__init(to);
+        to->engine = from->engine;
+        to->cost = from->cost;
+        to->cached_tokens = from->cached_tokens;
+        to->queue = from->queue_seconds;
+        to->workflows = from->workflows;
+        d->candidates[d->n_candidates++] = to;
     }
-    return d;
+}
+
+static uint32_t real_ms(uint64_t model_ns, double scale)
+{
+    double ms = (double)model_ns / scale / NS_PER_MS;
+
+    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
+static void go_fill(struct arena *a, const struct core *c, const struct action *act,
+                    struct wire_way way, bool candidates, Slipstream__V1__Decision *d)
+{
+    const struct receipt *r = core_receipt(c, act->receipt);
+
+    d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_GO;
+    d->engine = act->engine;
+    d->engine_generation = act->engine_generation;
+    d->priority = act->priority;
+    d->deadline_ms = real_ms(act->deadline_ns - way.lease_slack_ns, way.scale);
+    d->reason = word(reason_word(act->reason));
+    d->policy = word(act->policy);
+    d->hit = act->hit;
+    d->waited_ms = (uint32_t)(act->waited_ns / NS_PER_MS);
+    if (r != NULL && act->waited_ns > 0)
+        d->wait_reason = word(reason_word(r->why_waited));
+    if (r != NULL && candidates)
+        candidates_add(a, c, r, d);
+}
+
+void wire_decision(struct arena *a, const struct core *c, const struct action *act,
+                   struct wire_way way, bool candidates, Slipstream__V1__Decision *out)
+{
+    slipstream__v1__decision__init(out);
+    if (act->type == ACT_GO) {
+        go_fill(a, c, act, way, candidates, out);
+    } else if (act->type == ACT_WAIT) {
+        out->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT;
+        out->reason = word(reason_word(act->reason));
+        out->deadline_ms =
+            real_ms(act->deadline_ns > 0 ? act->deadline_ns : way.gate_wait_ns, way.scale);
+    } else {
+        out->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
+        out->err = act->err;
+        out->retry_ms = real_ms(act->retry_ns, way.scale);
+    }
+}
+
+static char *engine_word(const struct core *c, uint32_t index, uint32_t generation)
+{
+    const struct engine *e = core_engine(c, index);
+
+    return word(e != NULL && e->generation == generation ? e->id : "");
+}
+
+static bool explained_engines(struct arena *a, const struct core *c, const struct explained *d,
+                              Slipstream__V1__Explanation *to)
+{
+    to->engines = arena_take(a, (d->row_count + 1) * sizeof(*to->engines));
+    for (uint32_t i = 0; to->engines != NULL && i < d->row_count; i++) {
+        const struct explained_row *row = &d->rows[i];
+        Slipstream__V1__ExplainedEngine *e = arena_take(a, sizeof(*e));
+
+        if (e == NULL)
+            return false;
+        slipstream__v1__explained_engine__init(e);
+        e->id = engine_word(c, row->engine, row->generation);
+        e->cost = row->has_cost ? row->cost : 0;
+        e->no_cost = !row->has_cost;
+        e->cached_tokens = row->cached_tokens;
+        e->queue = row->queue;
+        e->workflows = row->workflows;
+        to->engines[to->n_engines++] = e;
+    }
+    return to->engines != NULL;
+}
+
+Slipstream__V1__Explanation *wire_explanation(struct arena *a, const struct core *c,
+                                              const struct explained *d, uint64_t now_ns)
+{
+    Slipstream__V1__Explanation *to = arena_take(a, sizeof(*to));
+
+    if (to == NULL)
+        return NULL;
+    slipstream__v1__explanation__init(to);
+    to->at_ms = d->at_wall_ms;
+    to->kind = d->kind;
+    to->request_id = word(d->request);
+    to->tenant = word(d->tenant);
+    to->workflow_id = word(d->workflow);
+    to->agent_id = word(d->agent);
+    to->parent_request_id = word(d->parent);
+    to->model = word(d->model);
+    to->route = word(d->route);
+    to->priority = d->priority;
+    to->group_id = word(d->group);
+    to->group_size = d->group_size;
+    to->prompt_bytes = d->prompt_bytes;
+    to->policy = word(d->policy);
+    to->reason = word(d->reason);
+    to->engine = engine_word(c, d->engine, d->generation);
+    to->hit = d->hit;
+    to->wait_reason = word(d->wait_reason);
+    to->err = d->err;
+    if (d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT)
+        to->waited_ms = (uint32_t)((now_ns - d->since_ns) / NS_PER_MS);
+    else
+        to->waited_ms = (uint32_t)(d->waited_ns / NS_PER_MS);
+    return explained_engines(a, c, d, to) ? to : NULL;
 }
 
 static uint32_t idle_ms(const struct wire_clock *clock, uint64_t last_ns)

@@ -7,6 +7,7 @@
 #include "proto/scheduler.pb-c.h"
 
 #include "scheduler/core.h"
+#include "scheduler/explain.h"
 #include "scheduler/workflow.h"
 
 /*
@@ -52,7 +53,15 @@ Slipstream__V1__Workflow *wire_workflow(struct arena *a, const struct core *c,
 Slipstream__V1__Agent **wire_agents(struct arena *a, const struct core *c, const struct workflow *w,
                                     const struct wire_clock *clock, size_t max, bool named_only,
                                     size_t *count);
-Slipstream__V1__Decision wire_decision(const struct action *act, double scale,
-                                       uint64_t lease_slack_ns);
+struct wire_way { /* how model time becomes the caller's */
+    double scale;
+    uint64_t lease_slack_ns, gate_wait_ns; /* model */
+};
+/* ACT_GO, ACT_WAIT or ACT_NO of the last step. candidates: with the engines that were compared;
+ * from the arena, as many as it has room for. */
+void wire_decision(struct arena *a, const struct core *c, const struct action *act,
+                   struct wire_way way, bool candidates, Slipstream__V1__Decision *out);
+Slipstream__V1__Explanation *wire_explanation(struct arena *a, const struct core *c,
+                                              const struct explained *d, uint64_t now_ns);
 
 #endif

@@ -343,6 +343,29 @@ static void printed_configuration_reads_back_as_itself(void **state)
     buf_fini(&twice);
 }
 
+static void policies_of_models_and_routes_are_read_and_checked_with_their_lines(void **state)
+{
+    struct conf *c = good("policies:\n"
+                          "  - {model: m, route: /v1/completions, policy: 'llmd:weights'}\n"
+                          "  - {policy: roundrobin}\n");
+
+    (void)state;
+    assert_int_equal(c->policy_count, 2);
+    assert_string_equal(c->policies[0].route, "/v1/completions");
+    assert_string_equal(c->policies[0].policy, "llmd:weights");
+    assert_string_equal(c->policies[1].model, "");
+    conf_free(c);
+    assert_non_null(strstr(bad("policies:\n  - model: m\n    policy: astrology\n"),
+                           "f:3: policies[0].policy: no policy \"astrology\""));
+    assert_non_null(strstr(bad("policies:\n  - policy: least\n    route: v1\n"),
+                           "f:3: policies[0].route: must begin with a slash"));
+    assert_non_null(
+        strstr(bad("policies: [{policy: least}, {policy: roundrobin}]"), "another item"));
+    assert_non_null(strstr(bad("policies: [{model: m}]"), "policies[0].policy: is required"));
+    assert_non_null(
+        strstr(bad("scheduler:\n  policy: workflow:gate=x\n"), "f:2: scheduler.policy"));
+}
+
 /* Takes the # away from every setting: what the example shows as defaults is what they are. */
 static void example_shows_every_setting_with_its_default(void **state)
 {
@@ -361,14 +384,15 @@ static void example_shows_every_setting_with_its_default(void **state)
     d = good(buf_cstr(&live));
     assert_int_equal(d->key_count, 1);
     assert_int_equal(d->profile_count, 1);
-    d->key_count = d->profile_count = 0;
+    assert_int_equal(d->policy_count, 1);
+    d->key_count = d->profile_count = d->policy_count = 0;
     conf_print(c, &a);
     conf_print(d, &b);
     assert_string_equal(buf_cstr(&a), buf_cstr(&b));
     for (i = 0; i < CONF_SECTIONS; i++)
         for (j = 0; j < conf_sections[i].row_count; j++)
             assert_non_null(strstr(buf_cstr(&live), conf_sections[i].rows[j].name));
-    d->key_count = d->profile_count = 1;
+    d->key_count = d->profile_count = d->policy_count = 1;
     conf_free(c);
     conf_free(d);
     buf_fini(&example);
@@ -463,6 +487,7 @@ int main(void)
         cmocka_unit_test(lists_are_bounded),
         cmocka_unit_test(messages_escape_what_the_file_says),
         cmocka_unit_test(printed_configuration_reads_back_as_itself),
+        cmocka_unit_test(policies_of_models_and_routes_are_read_and_checked_with_their_lines),
         cmocka_unit_test(example_shows_every_setting_with_its_default),
         cmocka_unit_test(every_default_is_one_that_the_file_may_state),
         cmocka_unit_test(empty_urls_mean_sockets_in_the_run_folder),

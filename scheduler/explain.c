@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scheduler/explain.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/must.h"
+#include "scheduler/engine.h"
+
+void explain_init(struct explain *x, uint32_t size)
+{
+    *x = (struct explain){.size = size};
+    if (size == 0)
+        return;
+    x->items = calloc(size, sizeof(*x->items));
+    x->names = calloc(size, sizeof(*x->names));
+    must(x->items != NULL && x->names != NULL);
+}
+
+void explain_fini(struct explain *x)
+{
+    free(x->items);
+    free(x->names);
+    *x = (struct explain){0};
+}
+
+static void text_copy(char *dst, size_t size, const char *s)
+{
+    size_t n = s != NULL ? strnlen(s, size - 1) : 0;
+
+    if (n > 0)
+        memcpy(dst, s, n);
+    dst[n] = '\0';
+}
+
+static struct explained *record_new(struct explain *x, uint32_t worker, uint64_t handle)
+{
+    uint64_t at = x->count++ % x->size;
+    struct explained *d = &x->items[at];
+
+    x->names[at] = (struct explain_name){.worker = worker, .handle = handle};
+    d->row_count = 0;
+    d->policy = d->reason = d->wait_reason = "";
+    d->engine = ENGINE_NONE;
+    d->hit = 0;
+    d->waited_ns = 0;
+    d->err = ERR_OK;
+    d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT;
+    return d;
+}
+
+void explain_query(struct explain *x, uint32_t worker, const Slipstream__V1__Query *q,
+                   const char *tenant, uint64_t wall_ms, uint64_t now_ns)
+{
+    struct explained *d;
+
+    if (x->size == 0)
+        return;
+    d = record_new(x, worker, q->handle);
+    d->at_wall_ms = wall_ms;
+    d->since_ns = now_ns;
+    text_copy(d->tenant, sizeof(d->tenant), tenant);
+    text_copy(d->workflow, sizeof(d->workflow), q->workflow_id);
+    text_copy(d->agent, sizeof(d->agent), q->agent_id);
+    text_copy(d->parent, sizeof(d->parent), q->parent_request_id);
+    text_copy(d->request, sizeof(d->request), q->request_id);
+    text_copy(d->model, sizeof(d->model), q->model);
+    text_copy(d->route, sizeof(d->route), q->route);
+    text_copy(d->group, sizeof(d->group), q->group_id);
+    d->group_size = q->group_size;
+    d->prompt_bytes = q->prompt_bytes;
+    d->priority = q->priority;
+}
+
+static struct explained *record_find(struct explain *x, uint32_t worker, uint64_t handle)
+{
+    uint64_t kept = x->count < x->size ? x->count : x->size;
+
+    for (uint64_t n = 0; n < kept; n++) {
+        uint64_t at = (x->count - 1 - n) % x->size;
+
+        if (x->names[at].handle == handle && x->names[at].worker == worker)
+            return &x->items[at];
+    }
+    return NULL;
+}
+
+static bool is_cheaper(const struct explained_row *a, const struct explained_row *b)
+{
+    return a->has_cost && (!b->has_cost || a->cost < b->cost);
+}
+
+/* The cheapest ones where there are more than fit, cheapest first. */
+static void rows_take(struct explained *d, const struct core *c, const struct receipt *r)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        const struct receipt_row *from = core_receipt_row(c, r, i);
+        const struct engine *e = core_engine(c, from->engine);
+        struct explained_row row = {.engine = from->engine,
+                                    .generation = e != NULL ? e->generation : 0,
+                                    .cost = from->cost,
+                                    .has_cost = from->has_cost,
+                                    .queue = from->queue_seconds,
+                                    .cached_tokens = from->cached_tokens,
+                                    .workflows = from->workflows};
+        uint32_t at;
+
+        if (d->row_count < EXPLAIN_ROWS)
+            d->row_count++;
+        else if (!is_cheaper(&row, &d->rows[EXPLAIN_ROWS - 1]))
+            continue;
+        for (at = d->row_count - 1; at > 0 && is_cheaper(&row, &d->rows[at - 1]); at--)
+            d->rows[at] = d->rows[at - 1];
+        d->rows[at] = row;
+    }
+}
+
+void explain_action(struct explain *x, const struct core *c, const struct action *act)
+{
+    struct explained *d;
+    const struct receipt *r;
+
+    if (x->size == 0)
+        return;
+    d = record_find(x, act->worker, act->handle);
+    if (d == NULL) /* it waited for longer than records are kept */
+        return;
+    if (act->type == ACT_WAIT) {
+        d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT;
+        d->wait_reason = reason_word(act->reason);
+        return;
+    }
+    if (act->type == ACT_NO) {
+        d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
+        d->err = act->err;
+        d->waited_ns = act->waited_ns;
+        return;
+    }
+    r = core_receipt(c, act->receipt);
+    d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_GO;
+    d->policy = act->policy;
+    d->reason = reason_word(act->reason);
+    d->hit = act->hit;
+    d->waited_ns = act->waited_ns;
+    d->engine = act->engine;
+    d->generation = act->engine_generation;
+    d->row_count = 0;
+    if (r != NULL)
+        rows_take(d, c, r);
+}
+
+const struct explained *explain_get(const struct explain *x, uint64_t n)
+{
+    return n < x->count && n < x->size ? &x->items[(x->count - 1 - n) % x->size] : NULL;
+}
