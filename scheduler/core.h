@@ -165,6 +165,7 @@ struct query {
     uint32_t prompt_bytes, max_tokens;
     const uint64_t *digests;
     uint32_t digest_count;
+    uint32_t answer_digests; /* behind those of the prompt, where a simulator knows the answer */
     uint64_t waited_ns, remaining_ns;
     const uint32_t *avoid; /* engine indices */
     uint32_t avoid_count;

@@ -244,8 +244,6 @@ static void learn_usage(struct core *c, struct lease *l, const struct report_eve
 
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
-    if (r != NULL && l->engine != NULL)
-        policies_answered(c, l, r);
     if (c->policy->ended != NULL)
         c->policy->ended(c, l, cause, r);
     if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)

@@ -72,14 +72,6 @@ void policies_stop(struct core *c)
     c->state = c->fallback_state = NULL;
 }
 
-void policies_answered(struct core *c, const struct lease *l, const struct report_event *report)
-{
-    if (c->policy->answered != NULL)
-        c->policy->answered(c, c->state, l, report);
-    if (c->fallback->answered != NULL && c->fallback_state != c->state)
-        c->fallback->answered(c, c->fallback_state, l, report);
-}
-
 void policies_cleared(struct core *c, const struct engine *e)
 {
     if (c->policy->cleared != NULL)

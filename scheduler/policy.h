@@ -58,9 +58,7 @@ struct policy {
      * Both or neither. The core's tables may not be there yet, or no longer. */
     void *(*start)(struct core *c, const struct policy_spec *spec);
     void (*stop)(struct core *c, void *state);
-    /* Called for each state that lives, whoever placed the request: */
-    void (*answered)(struct core *c, void *state, const struct lease *l,
-                     const struct report_event *report);
+    /* Called for each state that lives. */
     void (*cleared)(struct core *c, void *state, const struct engine *e); /* dead, or removed */
 };
 
@@ -74,8 +72,6 @@ const struct policy *policy_get(const struct policy_spec *spec);
 void policies_set(struct core *c, const struct policy_spec *spec,
                   const struct policy_spec *fallback);
 void policies_stop(struct core *c);
-/* l, still on its engine, has ended with this report. */
-void policies_answered(struct core *c, const struct lease *l, const struct report_event *report);
 void policies_cleared(struct core *c, const struct engine *e);
 
 /* The one with the fewest running requests; ties rotate per model. set must not be empty. */

@@ -119,21 +119,10 @@ static bool sglang_place(struct core *c, const struct ask *ask, struct choice *o
         if (hits[out->engine->index].blocks <= s->threshold * q->digest_count)
             *out = (struct choice){smallest_index(c, s->index, &ask->may), REASON_SCORE};
     }
-    prefix_refresh(s->index, out->engine->index, q->digests, q->digest_count, c->now);
+    prefix_refresh(s->index, out->engine->index, q->digests, q->digest_count + q->answer_digests,
+                   c->now);
     sglang_bound(c, s, ask->model, out->engine);
     return true;
-}
-
-/* Where the answer's digests are known it belongs to the prefix of the next turn. */
-static void sglang_answered(struct core *c, void *state, const struct lease *l,
-                            const struct report_event *report)
-{
-    struct sglang *s = state;
-
-    if (report->digests == NULL || report->err != ERR_OK)
-        return;
-    prefix_enter(s->index, l->engine->index, report->digests, report->digest_count, c->now);
-    sglang_bound(c, s, l->model, l->engine);
 }
 
 static void sglang_cleared(struct core *c, void *state, const struct engine *e)
@@ -148,7 +137,6 @@ const struct policy policy_sglang = {.name = "sglang",
                                      .place = sglang_place,
                                      .start = sglang_start,
                                      .stop = sglang_stop,
-                                     .answered = sglang_answered,
                                      .cleared = sglang_cleared};
 
 /* ---- prefixaware ---- */

@@ -264,6 +264,7 @@ static void on_no(void *arg, uint32_t call, enum err err)
 static void ask(struct sim *s, uint32_t call)
 {
     const struct trace_call *c = call_of(s, call);
+    uint32_t np = blocks_of_prompt(&s->work->blocks, s->work->trace, call);
     const struct sim_workflow *w = &s->work->workflows[s->work->workflow_of[call]];
     uint32_t *unready = &s->unready[s->work->workflow_of[call]];
 
@@ -276,16 +277,16 @@ static void ask(struct sim *s, uint32_t call)
     s->result.decisions++;
     tell_news(s);
     tell_loads(s);
-    sim_sched_query(
-        s->sched, s->now,
-        &(struct sim_ask){.call = call,
-                          .workflow = c->workflow,
-                          .agent = c->agent,
-                          .digests = s->work->ids[call],
-                          .digest_count = blocks_of_prompt(&s->work->blocks, s->work->trace, call),
-                          .prompt_tokens = c->in,
-                          .max_tokens = c->out,
-                          .final = s->policy->end && *unready == 0});
+    sim_sched_query(s->sched, s->now,
+                    &(struct sim_ask){.call = call,
+                                      .workflow = c->workflow,
+                                      .agent = c->agent,
+                                      .digests = s->work->ids[call],
+                                      .digest_count = np,
+                                      .answer_digests = s->work->blocks.counts[call] - np,
+                                      .prompt_tokens = c->in,
+                                      .max_tokens = c->out,
+                                      .final = s->policy->end && *unready == 0});
 }
 
 static void tick(struct sim *s, double at)

@@ -152,6 +152,7 @@ void sim_sched_query(struct sim_sched *s, double now, const struct sim_ask *ask)
                               .max_tokens = ask->max_tokens,
                               .digests = ask->digests,
                               .digest_count = ask->digest_count,
+                              .answer_digests = ask->answer_digests,
                               .remaining_ns = FOREVER_NS};
     step(s, now, &ev);
 }

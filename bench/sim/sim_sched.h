@@ -38,7 +38,7 @@ struct sim_sched_hooks {
 struct sim_ask {
     uint32_t call, workflow, agent;
     const uint64_t *digests;
-    uint32_t digest_count;
+    uint32_t digest_count, answer_digests;
     uint32_t prompt_tokens, max_tokens;
     bool final; /* the workflow will ask for nothing more */
 };

@@ -423,13 +423,12 @@ static void sglang_decides_as_the_reference_model(void **state)
                  sizeof(sglang_shipped) / sizeof(sglang_shipped[0]));
 }
 
-static void sglang_learns_the_answers_whose_digests_are_told(void **state)
+static void sglang_counts_answers_that_are_known_beforehand(void **state)
 {
     static const uint64_t chain[] = {1, 2, 3, 4, 5, 6, 7, 8};
 
     (void)state;
     for (unsigned told = 0; told < 2; told++) {
-        struct report_event report = {.digests = told ? chain : NULL, .digest_count = 8};
         struct cache_run r;
         struct query q;
 
@@ -437,9 +436,9 @@ static void sglang_learns_the_answers_whose_digests_are_told(void **state)
         q = query_of(&r.f, "w", "a");
         q.digests = chain;
         q.digest_count = 2;
+        q.answer_digests = told ? 6 : 0;
         assert_int_equal(ask(&r.f, &q)->engine, 0);
-        report.handle = q.handle;
-        step(&r.f, &(struct event){.type = EV_DONE, .report = report});
+        finish(&r.f, q.handle, 10, 0, 1);
         q = query_of(&r.f, "w", "a"); /* 2 of 8 blocks match, or all */
         q.digests = chain;
         q.digest_count = 8;
@@ -600,7 +599,7 @@ int main(void)
         cmocka_unit_test(llmd_explores_as_often_as_told),
         cmocka_unit_test(lmetric_multiplies_new_tokens_and_batch),
         cmocka_unit_test(sglang_decides_as_the_reference_model),
-        cmocka_unit_test(sglang_learns_the_answers_whose_digests_are_told),
+        cmocka_unit_test(sglang_counts_answers_that_are_known_beforehand),
         cmocka_unit_test(sglang_forgets_an_engine_that_died),
         cmocka_unit_test(prefixaware_stays_with_engines_that_were_sent_the_prefix),
         cmocka_unit_test(prefixaware_prefers_known_prefixes_to_idle_engines),
