@@ -2,10 +2,12 @@
 """The simulator as its users call it: same input, same bytes; what is wrong is said in one line."""
 import gzip
 import json
+import os
 import subprocess
+import sys
 
 import pytest
-from support.fleet import _env, binary
+from support.fleet import ROOT, _env, binary
 from support.wait import secs
 
 KEYS = ("policy hit ttft_mean ttft_p50 ttft_p90 ttft_p99 ttft_max e2e_mean wf_mean wf_p99 span ptok dup held peak uniq "
@@ -108,3 +110,28 @@ def test_progress_and_tables_stay_out_of_the_json():
     r = sim("--synth", "pipeline", "--limit", 3, "--policy", "least", "--json", "-")
     assert len(r.stdout.splitlines()) == 1
     assert "least" in r.stderr
+
+
+def parity(*args, model=None):
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "SLIP_BUILD": str(binary("slipstream-sim").parents[1])}
+    env.pop("SLIPSTREAM_MODEL", None)
+    return subprocess.run([sys.executable, str(ROOT / "bench/sim/parity.py"), *map(str, args)], capture_output=True, text=True,
+                          timeout=secs(600), env={**env, **({"SLIPSTREAM_MODEL": model} if model else {})})
+
+
+def test_without_a_reference_model_the_comparison_says_so(tmp_path):
+    r = parity("--keep", tmp_path)
+    assert r.returncode == 2 and "SLIPSTREAM_MODEL" in r.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SLIPSTREAM_MODEL" not in os.environ, reason="needs the reference model, $SLIPSTREAM_MODEL")
+def test_policies_without_a_cache_of_their_own_are_those_of_the_reference_model_to_the_digit(tmp_path):
+    out = tmp_path / "out.json"
+    r = parity("--keep", tmp_path, "--only", "^(tree30|fan4|deb50)$", "--policy", "roundrobin,least,wfleast", "--json", out,
+               model=os.environ["SLIPSTREAM_MODEL"])
+    assert r.returncode == 0, r.stdout + r.stderr
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(found) == 9
+    for f in found:
+        assert all(abs(d) < 1e-3 for d in f["difference"].values()), f
