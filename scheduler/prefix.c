@@ -16,7 +16,7 @@ struct prefix *prefix_new(uint64_t hash_seed)
     must(p != NULL);
     p->seed = hash_seed;
     slots_init(&p->slots);
-    table_init(&p->ids, TABLE_MOST);
+    ids_fit(&p->ids, 0);
     table_init(&p->mates, TABLE_MOST);
     crate_init(&p->runs, sizeof(struct run));
     crate_init(&p->holds, sizeof(struct hold));
@@ -25,12 +25,18 @@ struct prefix *prefix_new(uint64_t hash_seed)
     return p;
 }
 
+void prefix_reserve(struct prefix *p, uint64_t blocks)
+{
+    ids_fit(&p->ids, blocks);
+    slots_fit(&p->slots, blocks + blocks / 3);
+}
+
 void prefix_free(struct prefix *p)
 {
     if (p == NULL)
         return;
     slots_fini(&p->slots);
-    table_fini(&p->ids);
+    ids_fini(&p->ids);
     table_fini(&p->mates);
     free(p->runs.items);
     free(p->holds.items);

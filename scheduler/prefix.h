@@ -13,8 +13,9 @@
  * bounded), the content that the engine tells (stored, removed), and the prompts of dispatched
  * requests (pinned). Footprints are sets of blocks per workflow and engine.
  *
- * All of it is exact per block, whatever the order of calls. Digests that are not chained, as
- * strangers may send them, are single blocks that happen to stand in a row: harmless.
+ * All of it is exact per block, whatever the order of calls. Where a digest is equal, those before
+ * it are taken for equal unseen; digests that are not chained, as strangers may send them, give
+ * hits without a meaning and do no harm.
  *
  * Engines are indices below ENGINES_MAX. One thread. Memory grows to the most that was ever held
  * at once, is used again, and goes back in prefix_free().
@@ -44,6 +45,9 @@ struct prefix_stats {
 /* The seed keeps strangers from choosing digests that collide: random, fixed in simulations. */
 struct prefix *prefix_new(uint64_t hash_seed);
 void prefix_free(struct prefix *p); /* NULL is fine */
+/* Takes memory for so many distinct blocks at once: growing on the way copies it all, which takes
+ * milliseconds where there are hundreds of thousands. */
+void prefix_reserve(struct prefix *p, uint64_t blocks);
 
 /* The longest held prefix per engine of who; hits has ENGINES_MAX entries, those of other engines
  * become zero. Returns the most blocks. */

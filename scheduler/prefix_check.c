@@ -16,6 +16,15 @@ static uint64_t run_pins(const struct prefix *p, const struct run *r, uint32_t e
     return pins;
 }
 
+static bool part_is_whole(const struct prefix *p, uint32_t part)
+{
+    uint64_t blocks = 0;
+
+    for (uint32_t m = part_at(p, part)->members; m != 0; m = member_at(p, m)->part_next)
+        blocks += run_at(p, member_at(p, m)->run)->len;
+    return part_at(p, part)->pin || part_at(p, part)->blocks == blocks;
+}
+
 static void run_check(const struct prefix *p, uint32_t run, struct sums *sums)
 {
     const struct run *r = run_at(p, run);
@@ -48,6 +57,7 @@ static void run_check(const struct prefix *p, uint32_t run, struct sums *sums)
         must(m->run == run && m->run_prev == prev && member_find(p, m->part, run) == i);
         must(m->part_prev != 0 ? member_at(p, m->part_prev)->part_next == i
                                : part_at(p, m->part)->members == i);
+        must(m->part_prev != 0 || part_is_whole(p, m->part));
         must(m->part_next == 0 || member_at(p, m->part_next)->part_prev == i);
         prev = i;
         members++;

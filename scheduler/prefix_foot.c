@@ -26,17 +26,21 @@ uint32_t foot_add(struct prefix *p, struct foot *f, uint32_t engine, const uint6
             .engine = engine, .next = f->parts, .generation = part_at(p, part)->generation};
         f->parts = part;
     }
+    p->path_count = 0;
     for (i = 0; i < n; i += s.count) {
         if (!step_find(p, d + i, n - i, &s)) {
             run = run_new(p, d + i, n - i, &s.count);
+        } else if (member_find(p, part, s.run) != 0) {
+            path_push(p, s.count == run_at(p, s.run)->len ? s.run : 0);
+            continue;
         } else {
-            if (member_find(p, part, s.run) != 0)
-                continue;
             run = run_isolate(p, s.run, s.off, s.off + s.count);
         }
+        path_push(p, run);
         member_add(p, part, run);
         added += s.count;
     }
+    path_join(p);
     part_at(p, part)->blocks += added;
     f->total += added;
     return added;

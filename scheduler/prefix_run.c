@@ -13,15 +13,28 @@ static uint64_t mate_key(const struct prefix *p, uint32_t part, uint32_t run)
     return table_mix(((uint64_t)part << 32 | run) ^ p->seed);
 }
 
+/* Digests are chained: where two are equal, so are all before them. */
 static uint32_t same_count(const uint64_t *a, const uint64_t *b, uint32_t n)
 {
-    uint32_t i = 0;
+    uint32_t low = 0, step = 1;
 
-    while (i + 64 <= n && memcmp(a + i, b + i, 64 * sizeof(*a)) == 0)
-        i += 64;
-    while (i < n && a[i] == b[i])
-        i++;
-    return i;
+    if (n == 0 || a[n - 1] == b[n - 1])
+        return n;
+    while (low + step < n && a[low + step - 1] == b[low + step - 1]) {
+        low += step;
+        step *= 2;
+    }
+    if (low + step < n)
+        n = low + step;
+    while (low < n) {
+        uint32_t mid = low + (n - low) / 2;
+
+        if (a[mid] == b[mid])
+            low = mid + 1;
+        else
+            n = mid;
+    }
+    return low;
 }
 
 bool step_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct step *out)
@@ -47,12 +60,9 @@ static void slots_own(struct prefix *p, uint32_t start, uint32_t n, uint32_t run
 
 uint32_t run_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t *count)
 {
-    uint32_t run = crate_take(&p->runs), start = slots_take(&p->slots, n, run), i;
+    uint32_t run = crate_take(&p->runs), start = slots_take(&p->slots, n, run);
+    uint32_t i = ids_add_new(p, d, n, start);
 
-    for (i = 0; i < n && (i == 0 || id_find(p, d[i]) == SLOT_NONE); i++) {
-        p->slots.digests[start + i] = d[i];
-        id_add(p, start + i);
-    }
     slots_give(&p->slots, start + i, n - i);
     *run_at(p, run) = (struct run){.start = start, .len = i, .capacity = i};
     *count = i;
@@ -253,7 +263,7 @@ void part_empty(struct prefix *p, uint32_t part)
 void run_settle(struct prefix *p, uint32_t run)
 {
     struct run *r = run_at(p, run);
-    uint32_t prev = 0, hold, next, needed = r->member_count != 0 ? r->len : 0, i;
+    uint32_t prev = 0, hold, next, needed = r->member_count != 0 ? r->len : 0;
 
     for (hold = r->holds; hold != 0; hold = next) {
         uint32_t cover = hold_cover(p, hold_at(p, hold));
@@ -267,8 +277,7 @@ void run_settle(struct prefix *p, uint32_t run)
     }
     if (needed == r->len)
         return;
-    for (i = needed; i < r->len; i++)
-        id_remove(p, r->start + i);
+    ids_remove(p, r->start + needed, r->len - needed);
     r->len = needed;
     if (needed == 0) {
         run_free(p, run);
@@ -340,9 +349,10 @@ uint32_t run_isolate(struct prefix *p, uint32_t run, uint32_t from, uint32_t to)
     return from > 0 ? run_split(p, run, from) : run;
 }
 
+/* Pins are compared as members. */
 static bool holds_go_on(const struct prefix *p, uint32_t a, uint32_t b)
 {
-    uint32_t i, len = run_at(p, a)->len, found = 0, pinned = 0;
+    uint32_t i, len = run_at(p, a)->len;
 
     for (i = run_at(p, b)->holds; i != 0; i = hold_at(p, i)->next) {
         const struct hold *y = hold_at(p, i), *x;
@@ -351,15 +361,12 @@ static bool holds_go_on(const struct prefix *p, uint32_t a, uint32_t b)
         if (j == 0)
             return false;
         x = hold_at(p, j);
-        if (x->pins != y->pins || (y->told != 0 && x->told != len))
+        if (y->told != 0 && x->told != len)
             return false;
         if (y->held != 0 && (x->held != len || y->newer != j || x->stamp != y->stamp))
             return false;
-        found += x->pins != 0;
     }
-    for (i = run_at(p, a)->holds; i != 0; i = hold_at(p, i)->next)
-        pinned += hold_at(p, i)->pins != 0;
-    return found == pinned;
+    return true;
 }
 
 static bool members_same(const struct prefix *p, uint32_t a, uint32_t b)
@@ -375,16 +382,6 @@ static bool members_same(const struct prefix *p, uint32_t a, uint32_t b)
     return true;
 }
 
-/* Moves digests to other slots, which the run owns already. */
-static void slots_move(struct prefix *p, uint32_t from, uint32_t to, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        id_remove(p, from + i);
-        p->slots.digests[to + i] = p->slots.digests[from + i];
-        id_add(p, to + i);
-    }
-}
-
 /* Brings the digests of b behind those of a. */
 static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
 {
@@ -398,13 +395,13 @@ static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
         return;
     }
     if (need > x->capacity) {
-        start = slots_take(&p->slots, need + need / 4, a);
-        slots_move(p, x->start, start, x->len);
+        start = slots_take(&p->slots, need + need / 3, a);
+        ids_move(p, x->start, start, x->len);
         slots_give(&p->slots, x->start, x->capacity);
         x->start = start;
-        x->capacity = need + need / 4;
+        x->capacity = need + need / 3;
     }
-    slots_move(p, y->start, x->start + x->len, y->len);
+    ids_move(p, y->start, x->start + x->len, y->len);
     slots_give(&p->slots, y->start, y->capacity);
     x->len = need;
 }

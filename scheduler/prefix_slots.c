@@ -6,13 +6,13 @@
 
 #include "common/must.h"
 
-#define ARENA_START 16u
+#define CRATE_START 16u
 #define SLOTS_START 1024u
 
 void crate_init(struct crate *a, uint32_t item_bytes)
 {
-    *a = (struct crate){.item_bytes = item_bytes, .fresh = 1, .capacity = ARENA_START};
-    a->items = calloc(ARENA_START, item_bytes);
+    *a = (struct crate){.item_bytes = item_bytes, .fresh = 1, .capacity = CRATE_START};
+    a->items = calloc(CRATE_START, item_bytes);
     must(a->items != NULL);
 }
 
@@ -32,7 +32,7 @@ uint32_t crate_take(struct crate *a)
         return i;
     }
     if (a->fresh >= a->capacity) {
-        a->capacity = capacity_more(a->capacity, ARENA_START);
+        a->capacity = capacity_more(a->capacity, CRATE_START);
         a->items = realloc(a->items, (size_t)a->capacity * a->item_bytes);
         must(a->items != NULL);
     }
@@ -115,17 +115,31 @@ void slots_give(struct slots *s, uint32_t start, uint32_t n)
     range_link(s, start, n);
 }
 
-static void slots_grow(struct slots *s, uint32_t n)
+static void slots_resize(struct slots *s, uint32_t capacity)
 {
-    uint32_t old = s->capacity, capacity = old;
+    uint32_t old = s->capacity;
 
-    while (capacity - old < n)
-        capacity = capacity_more(capacity, SLOTS_START);
     s->digests = realloc(s->digests, (size_t)capacity * sizeof(*s->digests));
     s->owners = realloc(s->owners, (size_t)capacity * sizeof(*s->owners));
     must(s->digests != NULL && s->owners != NULL);
     s->capacity = capacity;
     slots_give(s, old, capacity - old);
+}
+
+static void slots_grow(struct slots *s, uint32_t n)
+{
+    uint32_t capacity = s->capacity;
+
+    while (capacity - s->capacity < n)
+        capacity = capacity_more(capacity, SLOTS_START);
+    slots_resize(s, capacity);
+}
+
+void slots_fit(struct slots *s, uint64_t capacity)
+{
+    must(capacity < SLOT_FREE);
+    if (capacity > s->capacity)
+        slots_resize(s, (uint32_t)capacity);
 }
 
 static uint32_t bin_next(const struct slots *s, uint32_t bin) /* SLOT_BINS: none */
@@ -174,25 +188,4 @@ void slots_fini(struct slots *s)
     free(s->digests);
     free(s->owners);
     *s = (struct slots){0};
-}
-
-uint32_t id_find(const struct prefix *p, uint64_t d)
-{
-    uint64_t key = table_mix(d ^ p->seed);
-    uint32_t cursor = 0, slot;
-
-    while ((slot = table_find(&p->ids, key, &cursor)) != UINT32_MAX)
-        if (p->slots.digests[slot] == d)
-            return slot;
-    return SLOT_NONE;
-}
-
-void id_add(struct prefix *p, uint32_t slot)
-{
-    table_add(&p->ids, table_mix(p->slots.digests[slot] ^ p->seed), slot);
-}
-
-void id_remove(struct prefix *p, uint32_t slot)
-{
-    table_remove(&p->ids, table_mix(p->slots.digests[slot] ^ p->seed), slot);
 }

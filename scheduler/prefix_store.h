@@ -43,6 +43,18 @@ struct slots {
 #define SLOT_FREE (UINT32_C(1) << 31)
 #define SLOT_NONE UINT32_MAX
 
+/* Digest -> slot: open addressing as in table.h, but three quarters full, since there is one entry
+ * per block, and an entry can follow its digest to another slot. */
+struct id_entry {
+    uint32_t tag;  /* lower half of the hash */
+    uint32_t slot; /* plus 1; 0 = empty */
+};
+
+struct id_map {
+    struct id_entry *entries;
+    uint32_t mask, used;
+};
+
 struct run {
     uint32_t start, len, capacity; /* in slots */
     uint32_t holds, members;       /* lists */
@@ -85,7 +97,7 @@ struct shelf {               /* an engine's holds */
 struct prefix {
     uint64_t seed;
     struct slots slots;
-    struct table ids;   /* digest -> slot */
+    struct id_map ids;
     struct table mates; /* part and run -> member */
     struct crate runs, holds, parts, members;
     struct shelf shelves[ENGINES_MAX];
@@ -100,11 +112,19 @@ uint32_t crate_take(struct crate *a); /* zeroed the first time, as it was left l
 void crate_give(struct crate *a, uint32_t i);
 void slots_init(struct slots *s);
 void slots_fini(struct slots *s);
+void slots_fit(struct slots *s, uint64_t capacity);
 uint32_t slots_take(struct slots *s, uint32_t n, uint32_t owner); /* n > 0; grows as needed */
 void slots_give(struct slots *s, uint32_t start, uint32_t n);
+
+/* prefix_ids.c */
 uint32_t id_find(const struct prefix *p, uint64_t d); /* slot or SLOT_NONE */
-void id_add(struct prefix *p, uint32_t slot);         /* whose digest is set */
-void id_remove(struct prefix *p, uint32_t slot);
+/* Puts digests into slots from slot on, up to the first that is known; how many. */
+uint32_t ids_add_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t slot);
+void ids_remove(struct prefix *p, uint32_t slot, uint32_t n);
+/* To other slots, which do not overlap. */
+void ids_move(struct prefix *p, uint32_t from, uint32_t to, uint32_t n);
+void ids_fit(struct id_map *m, uint64_t count); /* makes room for so many; first of all */
+void ids_fini(struct id_map *m);
 
 /* prefix_run.c */
 /* Where d[i] is: blocks d[i] .. d[i + count - 1] are the run's from off on. */

@@ -45,6 +45,17 @@ void prefix_stored(struct prefix *p, uint32_t engine, uint64_t parent, const uin
     path_join(p);
 }
 
+/* Engines drop blocks in any order, but those in a row go at once. */
+static void stretch(const struct prefix *p, struct step *s, const uint64_t *ids, uint32_t n)
+{
+    const struct run *r = run_at(p, s->run);
+    const uint64_t *d = p->slots.digests + r->start + s->off;
+
+    n = r->len - s->off < n ? r->len - s->off : n;
+    while (s->count < n && d[s->count] == ids[s->count])
+        s->count++;
+}
+
 void prefix_removed(struct prefix *p, uint32_t engine, const uint64_t *ids, uint32_t n)
 {
     struct step s;
@@ -53,8 +64,9 @@ void prefix_removed(struct prefix *p, uint32_t engine, const uint64_t *ids, uint
     must(engine < ENGINES_MAX);
     for (i = 0; i < n; i += s.count) {
         s.count = 1;
-        if (!step_find(p, ids + i, n - i, &s))
+        if (!step_find(p, ids + i, 1, &s))
             continue;
+        stretch(p, &s, ids + i, n - i);
         hold = hold_find(p, s.run, engine);
         told = hold != 0 ? hold_at(p, hold)->told : 0;
         if (told <= s.off)

@@ -18,7 +18,11 @@
  * The world is a forest of conversations that share prefixes; block ids are small numbers, so each
  * set is an array.
  */
+#ifdef SLIP_SANITIZED
+#define STEPS 60000u
+#else
 #define STEPS 200000u
+#endif
 #define CHECK_EVERY 2003u
 #define CHATS 160u
 #define CHAT_MAX 150u

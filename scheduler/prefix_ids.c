@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "common/must.h"
+#include "scheduler/prefix_store.h"
+
+#define IDS_START 1024u
+#define AHEAD 12u /* entries that are fetched while earlier ones are looked at */
+
+static uint32_t tag_of(const struct prefix *p, uint64_t d)
+{
+    return (uint32_t)table_mix(d ^ p->seed);
+}
+
+static void entry_put(struct id_map *m, struct id_entry e)
+{
+    uint32_t at = e.tag & m->mask;
+
+    while (m->entries[at].slot != 0)
+        at = (at + 1) & m->mask;
+    m->entries[at] = e;
+}
+
+static void ids_resize(struct id_map *m, uint32_t size)
+{
+    struct id_entry *old = m->entries;
+    uint32_t old_size = old != NULL ? m->mask + 1 : 0, i;
+
+    m->entries = calloc(size, sizeof(*old));
+    must(m->entries != NULL);
+    m->mask = size - 1;
+    for (i = 0; i < old_size; i++)
+        if (old[i].slot != 0)
+            entry_put(m, old[i]);
+    free(old);
+}
+
+void ids_fit(struct id_map *m, uint64_t count)
+{
+    uint64_t size = m->entries != NULL ? (uint64_t)m->mask + 1 : IDS_START;
+
+    while (size / 4 * 3 < count)
+        size *= 2;
+    must(size <= SLOT_FREE);
+    if (m->entries == NULL || size > (uint64_t)m->mask + 1)
+        ids_resize(m, (uint32_t)size);
+}
+
+void ids_fini(struct id_map *m)
+{
+    free(m->entries);
+    *m = (struct id_map){0};
+}
+
+static uint32_t entry_find(const struct prefix *p, uint64_t d) /* or the empty one it would take */
+{
+    const struct id_map *m = &p->ids;
+    uint32_t tag = tag_of(p, d), at = tag & m->mask;
+
+    while (m->entries[at].slot != 0 &&
+           (m->entries[at].tag != tag || p->slots.digests[m->entries[at].slot - 1] != d))
+        at = (at + 1) & m->mask;
+    return at;
+}
+
+uint32_t id_find(const struct prefix *p, uint64_t d)
+{
+    return p->ids.entries[entry_find(p, d)].slot - 1; /* SLOT_NONE when empty */
+}
+
+uint32_t ids_add_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t slot)
+{
+    struct id_map *m = &p->ids;
+    uint32_t i, at;
+
+    for (i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(&m->entries[tag_of(p, d[i + AHEAD]) & m->mask], 1);
+        at = entry_find(p, d[i]);
+        if (m->entries[at].slot != 0)
+            break;
+        p->slots.digests[slot + i] = d[i];
+        m->entries[at] = (struct id_entry){.tag = tag_of(p, d[i]), .slot = slot + i + 1};
+        if (++m->used > m->mask / 4 * 3)
+            ids_resize(m, (m->mask + 1) * 2);
+    }
+    return i;
+}
+
+void ids_remove(struct prefix *p, uint32_t slot, uint32_t n)
+{
+    struct id_map *m = &p->ids;
+    uint32_t i, hole, at;
+
+    for (i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(&m->entries[tag_of(p, p->slots.digests[slot + i + AHEAD]) & m->mask],
+                               1);
+        hole = tag_of(p, p->slots.digests[slot + i]) & m->mask;
+        while (m->entries[hole].slot != slot + i + 1)
+            hole = (hole + 1) & m->mask;
+        for (at = (hole + 1) & m->mask; m->entries[at].slot != 0; at = (at + 1) & m->mask) {
+            /* Moves up only what may stand in the hole: its home is not between hole and at. */
+            if (((at - m->entries[at].tag) & m->mask) < ((at - hole) & m->mask))
+                continue;
+            m->entries[hole] = m->entries[at];
+            hole = at;
+        }
+        m->entries[hole].slot = 0;
+    }
+    m->used -= n;
+}
+
+void ids_move(struct prefix *p, uint32_t from, uint32_t to, uint32_t n)
+{
+    const struct id_map *m = &p->ids;
+    uint64_t *digests = p->slots.digests;
+    uint32_t i, at;
+
+    for (i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(&m->entries[tag_of(p, digests[from + i + AHEAD]) & m->mask], 1);
+        at = tag_of(p, digests[from + i]) & m->mask;
+        while (m->entries[at].slot != from + i + 1)
+            at = (at + 1) & m->mask;
+        m->entries[at].slot = to + i + 1;
+        digests[to + i] = digests[from + i];
+    }
+}
