@@ -60,8 +60,8 @@ static void check_workflows(const struct core *c)
         must(w->seq > seq);
         seq = w->seq;
         workflows++;
-        idle += w->inflight == 0;
-        must((w->inflight == 0) == !list_is_empty(&w->idle));
+        idle += w->inflight == 0 && w->waiting_count == 0;
+        must((w->inflight == 0 && w->waiting_count == 0) == !list_is_empty(&w->idle));
         list_for(at, &w->leases)
         {
             const struct lease *l = container_of(at, const struct lease, of_workflow);
@@ -120,12 +120,62 @@ static void check_stays(const struct core *c, uint32_t stays[ENGINES_MAX])
         must(c->fleet.engines[i].workflows == stays[i]);
 }
 
+/* Returns how many have a deadline. */
+static uint32_t check_waits(const struct core *c)
+{
+    const struct waits *ws = &c->waits;
+    uint32_t count = 0, deadlines = 0;
+
+    for (uint32_t i = 0; i < ws->count; i++)
+        must(ws->heap[i]->pos == i + 1);
+    for (uint32_t i = 0; i < c->conf.max_workers; i++)
+        list_for(pos, &c->workers[i].waits)
+        {
+            const struct wait *w = container_of(pos, struct wait, of_worker);
+
+            must(c->workers[i].known && w->query.worker == i && w->pos > 0);
+            must(timer_is_running(&w->since) && w->since.at_ns == w->since_ns);
+            deadlines += timer_is_running(&w->deadline);
+            count++;
+        }
+    must(count == ws->count && count == ws->pool.used && count == ws->by_age.len);
+    must(count == ws->index.used && count == c->stats.waiting);
+    return deadlines;
+}
+
+/* A claim is what LIVE workflows hold, no more, no less. */
+static void check_claims(const struct core *c)
+{
+    uint64_t claims[ENGINES_MAX] = {0};
+
+    list_for(pos, &c->by_age)
+    {
+        const struct workflow *w = container_of(pos, const struct workflow, by_age);
+        uint32_t waiting = 0;
+
+        list_for(at, &w->waiting)
+        {
+            must(container_of(at, struct wait, of_workflow)->workflow == w);
+            waiting++;
+        }
+        must(waiting == w->waiting_count);
+        must(w->flow.state != FLOW_PAUSED || foot_total(&w->flow.foot) == 0);
+        must(w->flow.state != FLOW_NEW || foot_total(&w->flow.foot) == 0);
+        set_for(i, &c->fleet.used) if (w->flow.state == FLOW_LIVE) claims[i] +=
+            (uint64_t)foot_blocks(c->view.prefix, &w->flow.foot, i) * w->flow.bias;
+    }
+    for (uint32_t i = 0; i < ENGINES_MAX; i++)
+        must(c->fleet.engines[i].claims == claims[i]);
+}
+
 void core_check(const struct core *c)
 {
     uint32_t leases = 0, workers = 0, stays[ENGINES_MAX], timers = 0;
 
     check_engines(c, stays);
     check_stays(c, stays);
+    check_claims(c);
+    prefix_check(c->view.prefix);
     check_workflows(c);
     for (uint32_t i = 0; i < c->conf.max_workers; i++) {
         workers += c->workers[i].known;
@@ -139,6 +189,7 @@ void core_check(const struct core *c)
             timers += 1 + timer_is_running(&l->first_due);
         }
     }
+    timers += check_waits(c);
     must(timers == c->timers.len);
     must(workers == c->stats.workers);
     must(leases == c->stats.leases && leases == c->leases.used);

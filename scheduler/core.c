@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scheduler/core.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "scheduler/place.h"
 #include "scheduler/state.h"
 
 #define RATIO_START 4.0
+#define PRIORITY_AGE 0.1
 
 /* ---- words ---- */
 
@@ -73,17 +74,6 @@ void action_home(struct core *c, const struct workflow *w)
     action_add(c, ACT_PUBLISH_HOME)->workflow = w->self;
 }
 
-static void action_no(struct core *c, const struct query *q, enum err err)
-{
-    struct action *act = action_add(c, ACT_NO);
-
-    act->worker = q->worker;
-    act->handle = q->handle;
-    act->err = err;
-    act->retry_ns = err_retry_ms(err) > 0 ? (uint64_t)err_retry_ms(err) * NS_PER_MS : 0;
-    c->stats.refused[err]++;
-}
-
 static void lease_revoke(struct core *c, struct lease *l, enum err err)
 {
     struct action *act = action_add(c, ACT_REVOKE);
@@ -94,48 +84,26 @@ static void lease_revoke(struct core *c, struct lease *l, enum err err)
     lease_end(c, l, CAUSE_REVOKED, NULL);
 }
 
-/* vLLM's order, lower first: arrival, less a bounded bonus for old workflows. Nobody is overtaken
- * by anyone who came more than a minute later. */
-static int64_t priority_of(const struct core *c, const struct lease *l)
-{
-    uint64_t age = l->workflow != NULL ? c->now - l->workflow->created_ns : 0;
-    uint64_t bonus = age / 10 < 60 * NS_PER_S ? age / 10 : 60 * NS_PER_S;
-
-    return l->engine->priority
-               ? (int64_t)(c->now - (bonus < c->now ? bonus : c->now)) / (int64_t)NS_PER_MS
-               : 0;
-}
-
-static void action_go(struct core *c, const struct query *q, const struct lease *l,
-                      const struct policy *policy, uint32_t first_row)
-{
-    struct action *act = action_add(c, ACT_GO);
-
-    act->worker = q->worker;
-    act->handle = q->handle;
-    act->engine = l->engine->index;
-    act->engine_generation = l->engine->generation;
-    act->reason = l->reason;
-    act->policy = policy->name;
-    act->hit = lease_hit(c, l);
-    act->priority = priority_of(c, l);
-    act->deadline_ns = l->deadline.at_ns - c->now;
-    act->waited_ns = q->waited_ns;
-    act->receipt = receipt_add(c, first_row, l, policy->name);
-    act->workflow = l->workflow != NULL ? l->workflow->self : 0;
-    c->stats.decisions[l->reason]++;
-}
-
 /* ---- the core ---- */
+
+static enum err specs_parse(const struct core_conf *conf, struct policy_spec *spec,
+                            struct policy_spec *fallback)
+{
+    enum err err = spec_parse(conf->policy, spec, NULL, 0);
+
+    if (err == ERR_OK)
+        err = spec_parse(conf->default_policy, fallback, NULL, 0);
+    return err == ERR_OK && spec_needs_workflow(fallback) ? ERR_CONF : err;
+}
 
 static enum err conf_apply(struct core *c, const struct core_conf *conf)
 {
+    const struct policy *was = c->policy;
     struct policy_spec spec, fallback;
+    enum err err = specs_parse(conf, &spec, &fallback);
 
-    if (spec_parse(conf->policy, &spec, NULL, 0) != ERR_OK ||
-        spec_parse(conf->default_policy, &fallback, NULL, 0) != ERR_OK ||
-        spec_needs_workflow(&fallback))
-        return ERR_CONF;
+    if (err != ERR_OK)
+        return err;
     policies_set(c, &spec, &fallback);
     c->conf.max_agents = conf->max_agents;
     c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
@@ -146,6 +114,10 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->conf.probe_failures = conf->probe_failures;
     c->conf.gate_wait_ns = conf->gate_wait_ns;
     c->conf.group_wait_ms = conf->group_wait_ms;
+    c->priority_age = PRIORITY_AGE;
+    view_reset(&c->view);
+    if (was != NULL && was != c->policy && was->closed != NULL)
+        was->closed(c);
     if (c->policy->opened != NULL)
         c->policy->opened(c);
     return ERR_OK;
@@ -158,27 +130,10 @@ static uint32_t agents_max(const struct core_conf *conf)
     return n < UINT32_C(1) << 28 ? (uint32_t)n : UINT32_C(1) << 28;
 }
 
-enum err core_new(const struct core_conf *conf, struct core **out)
+static void tables_init(struct core *c)
 {
-    struct core *c = calloc(1, sizeof(*c));
-    enum err err;
+    const struct core_conf *conf = &c->conf;
 
-    must(c != NULL);
-    c->conf = *conf;
-    c->conf.policy = c->conf.default_policy = NULL;
-    if (c->conf.text_block == 0)
-        c->conf.text_block = TEXT_BLOCK;
-    err = conf_apply(c, conf);
-    if (err != ERR_OK) {
-        free(c);
-        return err;
-    }
-    fleet_init(&c->fleet, conf->ratio > 0 ? conf->ratio : RATIO_START);
-    load_init(&c->load, conf->max_leases);
-    c->workers = calloc(conf->max_workers, sizeof(*c->workers));
-    must(c->workers != NULL);
-    for (uint32_t i = 0; i < conf->max_workers; i++)
-        list_init(&c->workers[i].leases);
     pool_init(&c->workflows, sizeof(struct workflow), conf->max_workflows);
     pool_init(&c->agents, sizeof(struct agent), agents_max(conf));
     pool_init(&c->leases, sizeof(struct lease), conf->max_leases);
@@ -189,6 +144,35 @@ enum err core_new(const struct core_conf *conf, struct core **out)
     list_init(&c->by_age);
     list_init(&c->idle);
     timers_init(&c->timers);
+    chains_init(&c->chains);
+    waits_init(&c->waits, conf->max_leases);
+    c->workers = calloc(conf->max_workers, sizeof(*c->workers));
+    must(c->workers != NULL);
+    for (uint32_t i = 0; i < conf->max_workers; i++) {
+        list_init(&c->workers[i].leases);
+        list_init(&c->workers[i].waits);
+    }
+}
+
+enum err core_new(const struct core_conf *conf, struct core **out)
+{
+    struct policy_spec spec, fallback;
+    struct core *c;
+
+    if (specs_parse(conf, &spec, &fallback) != ERR_OK)
+        return ERR_CONF;
+    c = calloc(1, sizeof(*c));
+    must(c != NULL);
+    c->conf = *conf;
+    c->conf.policy = c->conf.default_policy = NULL;
+    if (c->conf.text_block == 0)
+        c->conf.text_block = TEXT_BLOCK;
+    fleet_init(&c->fleet, conf->ratio > 0 ? conf->ratio : RATIO_START);
+    tables_init(c);
+    load_init(&c->load, conf->max_leases);
+    view_init(&c->view, conf->hash_seed);
+    brain_init(&c->brain);
+    must(conf_apply(c, conf) == ERR_OK);
     *out = c;
     return ERR_OK;
 }
@@ -200,6 +184,9 @@ void core_free(struct core *c)
     policies_stop(c);
     timers_fini(&c->timers);
     receipts_fini(&c->receipts);
+    waits_fini(&c->waits);
+    chains_fini(&c->chains);
+    view_fini(&c->view);
     load_fini(&c->load);
     table_fini(&c->lease_index);
     table_fini(&c->agent_index);
@@ -213,185 +200,11 @@ void core_free(struct core *c)
     free(c);
 }
 
-/* ---- requests ---- */
-
-/* Where a request may go. ERR_MODEL: nobody serves it; ERR_NO_ENGINE: nobody who does is alive. */
-static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
-{
-    struct fleet *f = &c->fleet;
-    struct engine_set serves, open;
-
-    *ask = (struct ask){.query = q,
-                        .model = fleet_model(f, q->model),
-                        .blocks = q->digest_count,
-                        .cached = c->look.tokens,
-                        .cached_blocks = c->look.blocks,
-                        .cost = c->look.cost};
-    if (ask->model != NULL) {
-        serves = ask->model->engines;
-    } else {
-        serves = q->model.len == 0 ? f->used : f->unknown;
-        ask->model = fleet_any_model(f);
-    }
-    if (set_is_empty(&serves))
-        return set_is_empty(&f->used) ? ERR_NO_ENGINE : ERR_MODEL;
-    ask->able = set_and(serves, f->alive);
-    open = set_minus(ask->able, f->draining);
-    ask->may = set_is_empty(&open) ? ask->able : open;
-    for (uint32_t i = 0; i < q->avoid_count; i++)
-        if (q->avoid[i] < ENGINES_MAX)
-            set_remove(&ask->may, q->avoid[i]);
-    if (set_is_empty(&ask->may))
-        return ERR_NO_ENGINE;
-    ask->tokens = (uint32_t)(q->prompt_bytes / ask->model->ratio);
-    return ERR_OK;
-}
-
-/* What the engines hold of it. */
-static void ask_look(struct core *c, const struct ask *ask)
-{
-    set_for(i, &ask->may)
-    {
-        c->look.tokens[i] = c->look.blocks[i] = 0;
-        c->look.cost[i] = NAN;
-    }
-}
-
-static enum err ask_identity(struct core *c, const struct query *q, struct ask *ask)
-{
-    enum err err;
-
-    if (q->workflow.len == 0)
-        return ERR_OK;
-    err = workflow_make(c, q->tenant, q->workflow, &ask->workflow);
-    if (err == ERR_OK)
-        err = agent_make(c, ask->workflow, q->agent, &ask->agent);
-    if (err != ERR_OK)
-        ask->workflow = NULL;
-    return err;
-}
-
-/* Everything that follows from "this request now runs there". */
-static enum err dispatch(struct core *c, const struct ask *ask, struct engine *e,
-                         enum reason reason, struct lease **out)
-{
-    const struct query *q = ask->query;
-    struct workflow *w = ask->workflow;
-    uint16_t tag = ask->agent != NULL ? (uint16_t)pool_slot_of(ask->agent->self) : 0;
-    struct lease *l;
-    enum err err = lease_make(c, q, e, w, ask->agent, ask->model, &l);
-
-    if (err != ERR_OK)
-        return err;
-    l->reason = reason;
-    l->guessed_tokens = ask->tokens;
-    l->first_byte = q->first_byte;
-    l->resumed = reason == REASON_RESUMED;
-    if (w != NULL) {
-        w->ending = q->final;
-        if (q->waited_ns > 0 && l->counts) {
-            w->waits++;
-            w->waited_ns += q->waited_ns;
-        }
-        if (e != NULL) {
-            w->last_engine = e->index;
-            w->last_generation = e->generation;
-        }
-        if (ask->tokens > ask->agent->guessed_tokens)
-            workflow_set_tokens(c, w, ask->agent, ask->agent->known_tokens, ask->tokens);
-        if (e != NULL && q->digest_count > 0) {
-            workflow_refresh_marks(c, w);
-            marks_look(&w->marks, &ask->agent->ends, tag, q, e->index, &l->view);
-            marks_note(&w->marks, &ask->agent->ends, tag, q, e->index);
-            l->end_digest = q->digests[q->digest_count - 1];
-        }
-    }
-    if (e != NULL)
-        load_join(c, l);
-    if (c->policy->dispatched != NULL)
-        c->policy->dispatched(c, l);
-    if (e != NULL) {
-        e->requests += !l->resumed;
-        action_engine(c, e);
-    }
-    if (w != NULL)
-        action_home(c, w);
-    *out = l;
-    return ERR_OK;
-}
-
-static bool worker_is_known(const struct core *c, uint32_t worker)
-{
-    return worker < c->conf.max_workers && c->workers[worker].known;
-}
-
-static void on_query(struct core *c, const struct query *q)
-{
-    struct choice choice = {0};
-    struct ask ask;
-    struct lease *l;
-    enum err err = worker_is_known(c, q->worker) ? ERR_OK : ERR_HELLO;
-
-    if (err == ERR_OK) {
-        l = lease_find(c, q->worker, q->handle);
-        if (l != NULL)
-            lease_end(c, l, CAUSE_REPLACED, NULL);
-        err = ask_fill(c, q, &ask);
-    }
-    if (err == ERR_OK)
-        err = ask_identity(c, q, &ask);
-    if (err == ERR_OK) {
-        const struct policy *policy = ask.workflow != NULL ? c->policy : c->fallback;
-        uint32_t first;
-
-        ask.spec = ask.workflow != NULL ? &c->spec : &c->fallback_spec;
-        ask.state = ask.workflow != NULL ? c->state : c->fallback_state;
-        ask_look(c, &ask);
-        must(policy->place(c, &ask, &choice) && choice.engine != NULL);
-        first = receipt_rows(c, &ask);
-        err = dispatch(c, &ask, choice.engine, choice.reason, &l);
-        if (err == ERR_OK) {
-            action_go(c, q, l, policy, first);
-            return;
-        }
-    }
-    action_no(c, q, err);
-}
-
-/* Requests that run already: whatever we think of them, they count. */
-static enum err on_placed(struct core *c, const struct query *q, enum reason reason)
-{
-    struct lease *l;
-    struct engine *e;
-    struct ask ask;
-    enum err err;
-
-    if (!worker_is_known(c, q->worker))
-        return ERR_HELLO;
-    l = lease_find(c, q->worker, q->handle);
-    if (l != NULL) {
-        l->worker_round = c->workers[q->worker].round;
-        l->first_byte |= q->first_byte;
-        return ERR_OK;
-    }
-    e = q->placed < ENGINES_MAX && c->fleet.engines[q->placed].used ? &c->fleet.engines[q->placed]
-                                                                    : NULL;
-    ask = (struct ask){.query = q, .model = fleet_model(&c->fleet, q->model)};
-    if (ask.model == NULL)
-        ask.model = fleet_any_model(&c->fleet);
-    ask.tokens = (uint32_t)(q->prompt_bytes / ask.model->ratio);
-    if (ask_identity(c, q, &ask) != ERR_OK)
-        ask.workflow = NULL; /* no room for its workflow; the lease still counts */
-    err = dispatch(c, &ask, e, reason, &l);
-    if (err == ERR_OK)
-        c->stats.decisions[reason]++;
-    return err;
-}
-
 /* ---- engines ---- */
 
 static void engine_lost(struct core *c, struct engine *e)
 {
+    view_engine_lost(c, e);
     policies_cleared(c, e);
     if (c->policy->engine_gone != NULL)
         c->policy->engine_gone(c, e);
@@ -491,6 +304,8 @@ static enum err on_kv(struct core *c, enum event_type type, const struct kv_even
         e->kv_resident -= ev->tokens;
     else
         e->kv_resident = 0;
+    if (type != EV_KV_CLEARED || !ev->unknown)
+        view_kv(c, type, e, ev);
     return ERR_OK;
 }
 
@@ -521,6 +336,7 @@ static enum err on_worker(struct core *c, const struct event *ev)
             lease_end(c, l, CAUSE_LOST, NULL);
     }
     if (ev->type == EV_WORKER_GONE) {
+        list_for_safe(pos, &w->waits) wait_drop(c, container_of(pos, struct wait, of_worker));
         c->stats.workers--;
         w->known = false;
     }
@@ -530,15 +346,22 @@ static enum err on_worker(struct core *c, const struct event *ev)
 static enum err on_report(struct core *c, enum event_type type, const struct report_event *r)
 {
     struct lease *l = lease_find(c, r->worker, r->handle);
+    struct wait *w = l == NULL ? wait_find(c, r->worker, r->handle) : NULL;
     struct engine *e;
 
+    if (w != NULL && type != EV_FIRST_BYTE) {
+        wait_drop(c, w);
+        return ERR_OK;
+    }
     if (l == NULL) {
         c->stats.reports_unknown++;
         return ERR_NOT_FOUND;
     }
     if (type == EV_FIRST_BYTE) {
         l->first_byte = true;
+        l->first_ns = c->now;
         load_first_byte(c, l);
+        view_first_byte(c, l);
         if (c->policy->first_byte != NULL)
             c->policy->first_byte(c, l);
         return ERR_OK;
@@ -571,6 +394,9 @@ static enum err on_workflow_end(struct core *c, const struct workflow_event *ev)
     if (ev->purge)
         list_for_safe(pos, &w->leases)
             lease_revoke(c, container_of(pos, struct lease, of_workflow), ERR_CANCELLED);
+    if (ev->purge)
+        list_for_safe(pos, &w->waiting)
+            wait_refuse(c, container_of(pos, struct wait, of_workflow), ERR_CANCELLED);
     workflow_end(c, w);
     return ERR_OK;
 }
@@ -617,12 +443,12 @@ static enum err event_take(struct core *c, const struct event *ev)
     case EV_RESUME_LAST:
         return on_worker(c, ev);
     case EV_QUERY:
-        on_query(c, &ev->query);
+        query_take(c, &ev->query);
         return ERR_OK;
     case EV_DISPATCHED:
-        return on_placed(c, &ev->query, REASON_ALONE);
+        return placed_take(c, &ev->query, REASON_ALONE);
     case EV_RESUME:
-        return on_placed(c, &ev->query, REASON_RESUMED);
+        return placed_take(c, &ev->query, REASON_RESUMED);
     case EV_FIRST_BYTE:
     case EV_DONE:
     case EV_CANCEL:
@@ -661,6 +487,9 @@ enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, stru
     err = event_take(c, ev);
     if (c->policy->drain != NULL && may_make_room(ev->type))
         c->policy->drain(c);
+    c->stats.gate = c->brain.gate < GATE_OPEN ? c->brain.gate : 0;
+    c->stats.waste = c->brain.wfrac;
+    c->stats.credit = c->brain.credit;
     return err;
 }
 uint64_t core_next_deadline(const struct core *c)

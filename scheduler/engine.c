@@ -18,6 +18,11 @@ uint64_t engine_capacity(const struct engine *e)
                                                               : ENGINE_KV_TOKENS;
 }
 
+double engine_ratio(const struct fleet *f, const struct engine *e)
+{
+    return e->model_count > 0 ? f->models[e->models[0]].ratio : f->models[MODELS_MAX].ratio;
+}
+
 double engine_prefill_s(const struct engine *e, double u, double n)
 {
     return e->time.tok * u + e->time.attn * u * (n - u / 2);

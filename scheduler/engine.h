@@ -113,8 +113,11 @@ struct engine {
     uint64_t claims; /* blocks of live workflows, in 1/1024 */
 };
 
+struct fleet;
+
 /* KV capacity in tokens. */
 uint64_t engine_capacity(const struct engine *e);
+double engine_ratio(const struct fleet *f, const struct engine *e); /* bytes per token there */
 /* Seconds to prefill u uncached tokens of a prompt of n. */
 double engine_prefill_s(const struct engine *e, double u, double n);
 

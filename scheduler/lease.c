@@ -109,6 +109,7 @@ void lease_detach_engine(struct core *c, struct lease *l)
 {
     if (l->engine == NULL)
         return;
+    view_left(c, l);
     load_leave(c, l);
     list_remove(&l->of_engine);
     must(l->engine->running > 0);
@@ -117,13 +118,12 @@ void lease_detach_engine(struct core *c, struct lease *l)
     l->engine = NULL;
 }
 
-float lease_hit(const struct core *c, const struct lease *l)
+float lease_hit(const struct lease *l)
 {
-    double bytes = (double)l->view.here * c->conf.text_block + l->view.gen_tokens * l->model->ratio;
-
-    return l->prompt_bytes == 0 || l->view.here == 0 ? 0
-           : bytes < l->prompt_bytes                 ? (float)(bytes / l->prompt_bytes)
-                                                     : 1;
+    return l->guessed_tokens == 0 ? 0
+           : l->cached_tokens < l->guessed_tokens
+               ? (float)l->cached_tokens / (float)l->guessed_tokens
+               : 1;
 }
 
 static double share(const struct core *c, uint32_t blocks, uint32_t prompt_bytes)
@@ -159,7 +159,7 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
     if (r->has_usage && r->has_cached)
         cached = r->cached_tokens < prompt ? r->cached_tokens : prompt;
     else
-        cached = share(c, l->view.here, l->prompt_bytes) * prompt;
+        cached = lease_hit(l) * prompt;
     if (!r->has_usage || !r->has_cached)
         w->estimated = true;
     act->prompt_tokens = (uint64_t)prompt;
@@ -227,7 +227,7 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
     l->agent->last_ns = c->now;
     lease_detach_workflow(c, l);
     workflow_touch(c, w);
-    if (w->ending && w->inflight == 0)
+    if (w->ending && w->inflight == 0 && w->waiting_count == 0)
         workflow_end(c, w);
     else
         action_home(c, w);
@@ -244,6 +244,7 @@ static void learn_usage(struct core *c, struct lease *l, const struct report_eve
 
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
+    view_ended(c, l, cause, r);
     if (c->policy->ended != NULL)
         c->policy->ended(c, l, cause, r);
     if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)
@@ -258,6 +259,7 @@ void lease_end(struct core *c, struct lease *l, enum cause cause, const struct r
         l->workflow->ending = true;
     if (l->workflow != NULL)
         leave_workflow(c, l, cause, r);
+    chain_drop(&c->chains, l->digests);
     c->stats.leases--;
     c->stats.leases_ended[cause]++;
     pool_give(&c->leases, l->self);

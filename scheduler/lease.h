@@ -49,17 +49,25 @@ struct lease {
     struct timer first_due;
     uint64_t end_digest;
     struct mark_view view;
+    uint64_t first_ns; /* of its first byte, when first_byte */
+    uint32_t known;    /* *ask.known */
+    uint64_t *digests; /* of the prompt */
+    uint32_t digest_count;
+    /* view.c: */
+    bool expected;      /* its prompt is on its way */
+    uint32_t predicted; /* blocks that should be cached on its engine */
+    uint64_t pin, stamp;
 };
 
 struct worker {
     bool known;
     uint32_t round; /* hellos so far */
-    struct list leases;
+    struct list leases, waits;
 };
 
 struct core;
 
-float lease_hit(const struct core *c, const struct lease *l); /* expected cached share, 0..1 */
+float lease_hit(const struct lease *l); /* expected cached share, 0..1 */
 struct lease *lease_find(struct core *c, uint32_t worker, uint64_t handle); /* or NULL */
 /* ERR_BUSY: the table is full. engine and agent may be NULL, workflow too. */
 enum err lease_make(struct core *c, const struct query *q, struct engine *e, struct workflow *w,

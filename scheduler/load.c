@@ -67,6 +67,7 @@ static void on_first_byte_due(struct timer *t)
     struct lease *l = container_of(t, struct lease, first_due);
 
     load_first_byte(l->core, l);
+    view_first_byte(l->core, l);
 }
 
 void load_join(struct core *c, struct lease *l)
@@ -74,7 +75,7 @@ void load_join(struct core *c, struct lease *l)
     struct engine *e = l->engine;
     double n = l->guessed_tokens, u = n - l->cached_tokens;
 
-    l->est_s = engine_prefill_s(e, u > 1 ? u : 1, n);
+    l->est_s = c->brain.opt.terr * engine_prefill_s(e, u > 1 ? u : 1, n);
     l->load_tokens = n + c->load.mout;
     c->load.dispatches++;
     l->model->dispatches++;

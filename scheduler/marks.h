@@ -11,7 +11,7 @@ struct query;
  * What a workflow's prompts had in common, in half a kilobyte.
  *
  * Digests are chained, so one digest vouches for the whole text before it. Per agent the ends of
- * its last four conversations are kept with the engine that has them; per workflow, for each power
+ * its last two conversations are kept with the engine that has them; per workflow, for each power
  * of two, the digest at that block of the two latest different prompts, with the engines that have
  * it and whether more than one agent sent it. So a growing conversation is recognised to its last
  * full block, and a prefix shared by siblings to within a factor of two from below.
@@ -19,7 +19,7 @@ struct query;
  * An estimate for receipts and metrics, never below what the texts share and blind to eviction.
  * What an engine really holds is the business of a prefix index.
  */
-#define MARK_ENDS 4u
+#define MARK_ENDS 2u
 #define MARK_STEPS 13u /* 1, 2, 4 ... 4096 blocks */
 #define MARK_WAYS 2u
 #define MARK_HOLDERS 4u

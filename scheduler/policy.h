@@ -20,6 +20,8 @@ struct ask { /* one request, resolved */
     struct model *model;
     const struct wait *wait; /* it has been held since an earlier step; NULL: first try */
     uint32_t tokens;         /* of the prompt, estimated */
+    double bias;             /* 1, unless token counts are wrong on purpose */
+    bool looked;             /* what is below is filled */
     uint32_t blocks;         /* digests of the prompt: its full blocks */
     struct engine_set able;  /* alive and serve the model */
     struct engine_set may;   /* of those: not draining (unless all are), not just failed */
@@ -29,6 +31,7 @@ struct ask { /* one request, resolved */
     const uint32_t *cached, *cached_blocks;
     /* [ENGINES_MAX], NAN at first: what a policy thinks each engine costs, for the receipt. */
     double *cost;
+    uint32_t *known; /* kept with the request: blocks that its workflow had sent before */
 };
 
 struct choice {
@@ -54,6 +57,8 @@ struct policy {
     uint64_t (*next_deadline)(const struct core *c);
     /* This policy has just been chosen, or chosen again with other options. */
     void (*opened)(struct core *c);
+    /* Another policy has been chosen. */
+    void (*closed)(struct core *c);
     /* What it keeps between requests, owned by the core until stop: other options, another state.
      * Both or neither. The core's tables may not be there yet, or no longer. */
     void *(*start)(struct core *c, const struct policy_spec *spec);

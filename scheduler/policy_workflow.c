@@ -1,109 +1,82 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "common/must.h"
+#include <string.h>
+
+#include "common/clock.h"
+#include "scheduler/brain.h"
 #include "scheduler/state.h"
 
-/*
- * Sticky homes: a workflow's requests go where its KV cache is.
- *
- * The home is chosen at the first request, the engine that holds the fewest tokens of homed live
- * workflows, and kept while that engine lives, serves the model and is not draining. A home that is
- * far busier than the mean is left for one request at a time: the mean times load_bound, plus
- * load_slack.
- */
-static void least_for(struct core *c, const struct ask *ask, struct engine_set set,
-                      enum reason reason, struct choice *out)
+/* The policy "workflow", joined to the core: what is heard of a request from dispatch to end. */
+#define EMA 0.02
+
+static struct brain_options options_of(const struct policy_spec *s)
 {
-    out->engine = least_pick(c, ask->model, set);
-    out->reason = reason;
+    struct brain_options o = {.tax = spec_number(s, "tax"),
+                              .patience = spec_number(s, "patience"),
+                              .age = spec_number(s, "age"),
+                              .err = spec_number(s, "err"),
+                              .terr = spec_number(s, "terr"),
+                              .kerr = spec_number(s, "kerr"),
+                              .cerr = spec_number(s, "cerr"),
+                              .ends = spec_number(s, "end") > 0,
+                              .ct = spec_number(s, "ct") > 0};
+
+    if (strcmp(spec_str(s, "gate", "auto"), "off") == 0)
+        o.gate = GATE_OPEN;
+    else if (strcmp(spec_str(s, "gate", "auto"), "auto") != 0)
+        o.gate = spec_f64(s, "gate", 0) > 0 ? spec_f64(s, "gate", 0) : GATE_OPEN;
+    return o;
 }
 
-static bool is_overloaded(const struct core *c, const struct ask *ask, const struct engine *home)
+static void workflow_opened(struct core *c)
 {
-    uint64_t running = 0, count = 0;
+    struct brain *b = &c->brain;
 
-    set_for(i, &ask->able)
+    if (!b->open) {
+        brain_init(b);
+        b->open = true;
+        b->tick_ns = b->credit_ns = c->now;
+        list_for(pos, &c->by_age) flow_open(c, container_of(pos, struct workflow, by_age));
+    }
+    b->opt = options_of(&c->spec);
+    if (b->opt.gate > 0)
+        b->gate = b->opt.gate;
+    c->view.approx = strcmp(spec_str(&c->spec, "view", "auto"), "approx") == 0;
+    c->view.learn = b->opt.ct;
+    c->view.idx = spec_number(&c->spec, "idx") * b->opt.cerr;
+    c->priority_age = spec_number(&c->spec, "prio") > 0 ? b->opt.age : -1;
+}
+
+static void workflow_closed(struct core *c)
+{
+    list_for(pos, &c->by_age)
     {
-        running += c->fleet.engines[i].running;
-        count++;
+        struct workflow *w = container_of(pos, struct workflow, by_age);
+
+        flow_forget(c, w);
+        flow_set_state(c, w, FLOW_NEW);
     }
-    must(count > 0);
-    return (double)home->running >
-           c->conf.load_bound * (double)running / (double)count + c->conf.load_slack;
+    c->brain.open = false;
 }
 
-static uint64_t rendezvous(const struct workflow *w, const struct engine *e)
+/* Where its agent goes the home goes; the copy that it left behind is no longer needed. */
+static void home_follow(struct core *c, struct lease *l)
 {
-    return table_mix(w->key_lo ^ e->id_hash);
-}
+    struct workflow *w = l->workflow;
+    struct engine *home = workflow_home(c, w), *e = l->engine;
+    struct agent *a = l->agent;
+    bool moved = a->engine != ENGINE_NONE && a->engine != e->index;
+    bool named = a->id.len > 0;
 
-static struct engine *home_pick(struct core *c, const struct ask *ask, bool by_tokens)
-{
-    struct engine *best = NULL;
-
-    set_for(i, &ask->may)
-    {
-        struct engine *e = &c->fleet.engines[i];
-
-        if (best == NULL || (by_tokens && e->home_tokens < best->home_tokens) ||
-            ((!by_tokens || e->home_tokens == best->home_tokens) &&
-             rendezvous(ask->workflow, e) > rendezvous(ask->workflow, best)))
-            best = e;
+    if (l->reason == REASON_OTHER_MODEL || l->reason == REASON_RETRY ||
+        l->reason == REASON_SPREAD || l->reason == REASON_ISOLATED)
+        return;
+    if (home == NULL) {
+        workflow_set_home(c, w, e);
+    } else if (moved && home->index == a->engine && (named || w->inflight == 1)) {
+        flow_drop(c, w, home);
+        workflow_set_home(c, w, e);
     }
-    must(best != NULL);
-    return best;
-}
-
-static void at_home(struct core *c, const struct ask *ask, struct engine *home, struct choice *out)
-{
-    struct engine_set others = ask->may;
-    bool strict = ask->query->strategy == PLACE_STRICT;
-
-    set_remove(&others, home->index);
-    *out = (struct choice){.engine = home, .reason = REASON_HOME};
-    for (uint32_t i = 0; i < ask->query->avoid_count; i++)
-        if (ask->query->avoid[i] == home->index) {
-            least_for(c, ask, ask->may, REASON_RETRY, out);
-            return;
-        }
-    if (!strict && !set_is_empty(&others) && is_overloaded(c, ask, home))
-        least_for(c, ask, others, REASON_OVERLOAD, out);
-}
-
-static bool is_kept(const struct ask *ask, const struct engine *home)
-{
-    if (!set_has(&ask->able, home->index))
-        return false;
-    return !home->draining || ask->query->strategy == PLACE_STRICT ||
-           set_has(&ask->may, home->index);
-}
-
-static bool workflow_place(struct core *c, const struct ask *ask, struct choice *out)
-{
-    struct workflow *w = ask->workflow;
-    struct engine *home;
-
-    if (w == NULL) {
-        return c->fallback->place(c, ask, out);
-    }
-    if (ask->query->strategy == PLACE_ISOLATED || ask->query->strategy == PLACE_SPREAD) {
-        least_for(c, ask, ask->may,
-                  ask->query->strategy == PLACE_SPREAD ? REASON_SPREAD : REASON_ISOLATED, out);
-        return true;
-    }
-    home = workflow_home(c, w);
-    if (home != NULL && is_kept(ask, home)) {
-        at_home(c, ask, home, out);
-        return true;
-    }
-    if (home != NULL && set_has(&c->fleet.alive, home->index) && !home->draining) {
-        /* A second model, served elsewhere: its place needs no memory. */
-        out->engine = home_pick(c, ask, false);
-        out->reason = REASON_OTHER_MODEL;
-        return true;
-    }
-    out->engine = home_pick(c, ask, true);
-    out->reason = w->home == ENGINE_NONE ? REASON_NEW : REASON_REHOMED;
-    return true;
+    a->engine = e->index;
 }
 
 static void workflow_dispatched(struct core *c, struct lease *l)
@@ -112,12 +85,77 @@ static void workflow_dispatched(struct core *c, struct lease *l)
 
     if (w == NULL || l->engine == NULL)
         return;
-    if (l->reason == REASON_NEW || l->reason == REASON_REHOMED)
-        workflow_set_home(c, w, l->engine);
-    /* Whoever placed it without us has made that engine warm. */
-    if ((l->reason == REASON_ALONE || l->reason == REASON_RESUMED) && workflow_home(c, w) == NULL)
-        workflow_set_home(c, w, l->engine);
+    if (w->flow.block <= 0)
+        w->flow.block = (float)(c->conf.text_block / l->model->ratio);
+    flow_set_state(c, w, FLOW_LIVE);
+    home_follow(c, l);
+    flow_add(c, w, l->engine, l->digests, l->digest_count);
 }
 
-const struct policy policy_workflow = {
-    .name = "workflow", .place = workflow_place, .dispatched = workflow_dispatched};
+static void returned(struct core *c, struct lease *l, const struct report_event *r)
+{
+    struct workflow *w = l->workflow;
+    double block = c->conf.text_block / l->model->ratio, known = l->known * block;
+
+    if (l->first_byte)
+        c->brain.mdec += EMA * ((double)(c->now - l->first_ns) / NS_PER_S - c->brain.mdec);
+    if (w == NULL || l->engine == NULL)
+        return;
+    if (r->has_usage && r->has_cached && brain_counts_losses_late(c, l->engine))
+        brain_waste(c, known - r->cached_tokens,
+                    (double)l->guessed_tokens * w->flow.bias / CLAIM_UNIT);
+    if (r->digests != NULL)
+        flow_add(c, w, l->engine, r->digests, r->digest_count);
+}
+
+static void workflow_request_ended(struct core *c, struct lease *l, enum cause cause,
+                                   const struct report_event *r)
+{
+    struct workflow *w = l->workflow;
+
+    if (cause == CAUSE_RETURNED && r != NULL && !r->declined)
+        returned(c, l, r);
+    if (w == NULL)
+        return;
+    w->flow.done_ns = c->now;
+    if (w->inflight == 1)
+        flow_rest(c, w);
+}
+
+static void workflow_engine_gone(struct core *c, struct engine *e)
+{
+    list_for(pos, &c->by_age)
+    {
+        struct workflow *w = container_of(pos, struct workflow, by_age);
+
+        flow_drop(c, w, e);
+        if (w->home == e->index && w->home_generation == e->generation) {
+            workflow_set_home(c, w, NULL);
+            action_home(c, w);
+        }
+        list_for(at, &w->agents)
+        {
+            struct agent *a = container_of(at, struct agent, node);
+
+            a->engine = a->engine == e->index ? ENGINE_NONE : a->engine;
+        }
+    }
+}
+
+static void workflow_ended(struct core *c, struct workflow *w)
+{
+    flow_busy(w);
+    flow_end(c, w);
+}
+
+const struct policy policy_workflow = {.name = "workflow",
+                                       .wants_cached = true,
+                                       .place = brain_place,
+                                       .dispatched = workflow_dispatched,
+                                       .ended = workflow_request_ended,
+                                       .engine_gone = workflow_engine_gone,
+                                       .workflow_ended = workflow_ended,
+                                       .drain = brain_drain,
+                                       .next_deadline = brain_next_deadline,
+                                       .opened = workflow_opened,
+                                       .closed = workflow_closed};

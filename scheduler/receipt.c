@@ -60,7 +60,7 @@ uint32_t receipt_add(struct core *c, uint32_t first, const struct lease *l, cons
                                             .reason = l->reason,
                                             .why_waited = l->why_waited,
                                             .waited_ns = l->waited_ns,
-                                            .hit = lease_hit(c, l),
+                                            .hit = lease_hit(l),
                                             .tokens = l->guessed_tokens,
                                             .engine = l->engine->index,
                                             .first = first,

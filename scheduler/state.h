@@ -3,9 +3,13 @@
 #define SCHED_STATE_H
 
 #include "common/pool.h"
+#include "scheduler/brain.h"
+#include "scheduler/chains.h"
 #include "scheduler/load.h"
 #include "scheduler/policy.h"
 #include "scheduler/receipt.h"
+#include "scheduler/view.h"
+#include "scheduler/wait.h"
 
 /* All state of the core; for its own files and its tests. */
 struct core {
@@ -24,9 +28,16 @@ struct core {
     struct timers timers;
     struct load load;
     struct receipts receipts;
-    struct look { /* what ask.cached, cached_blocks and cost point to */
+    struct chains chains;
+    struct view view;
+    struct waits waits;
+    struct brain brain;
+    double priority_age; /* share of a workflow's age that counts for it in engines; < 0: none do */
+    struct look {        /* what ask.cached, cached_blocks and cost point to */
         uint32_t tokens[ENGINES_MAX], blocks[ENGINES_MAX];
         double cost[ENGINES_MAX];
+        uint32_t known;
+        struct prefix_hit hits[ENGINES_MAX];
     } look;
     uint64_t workflow_seq, lease_seq, restored;
     struct core_stats stats;

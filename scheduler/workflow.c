@@ -156,6 +156,8 @@ static struct workflow *workflow_take(struct core *c, uint64_t lo, uint64_t hi)
     list_init(&w->agents);
     list_init(&w->leases);
     list_init(&w->stays);
+    list_init(&w->waiting);
+    flow_open(c, w);
     list_push(&c->by_age, &w->by_age);
     list_push(&c->idle, &w->idle);
     table_add(&c->workflow_index, index_key(c, lo), pool_slot_of(handle));
@@ -201,6 +203,9 @@ void workflow_end(struct core *c, struct workflow *w)
         c->policy->workflow_ended(c, w);
     while (!list_is_empty(&w->leases))
         lease_detach_workflow(c, container_of(list_first(&w->leases), struct lease, of_workflow));
+    while (!list_is_empty(&w->waiting))
+        wait_detach_workflow(c, container_of(list_first(&w->waiting), struct wait, of_workflow));
+    foot_clear(c->view.prefix, &w->flow.foot);
     workflow_set_home(c, w, NULL);
     while (!list_is_empty(&w->agents))
         agent_drop(c, container_of(list_first(&w->agents), struct agent, node));
@@ -279,7 +284,7 @@ void workflow_touch(struct core *c, struct workflow *w)
 {
     w->last_ns = c->now;
     list_remove(&w->idle);
-    if (w->inflight == 0)
+    if (w->inflight == 0 && w->waiting_count == 0)
         list_push(&c->idle, &w->idle);
 }
 
@@ -330,6 +335,7 @@ enum err agent_make(struct core *c, struct workflow *w, struct text id, struct a
     }
     a->self = handle;
     a->workflow = w->self;
+    a->engine = ENGINE_NONE;
     a->key = agent_key(c, w, id);
     list_push(&w->agents, &a->node);
     table_add(&c->agent_index, a->key, pool_slot_of(handle));

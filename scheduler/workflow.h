@@ -4,6 +4,7 @@
 
 #include "common/list.h"
 #include "scheduler/core.h"
+#include "scheduler/flow.h"
 #include "scheduler/latency.h"
 #include "scheduler/marks.h"
 
@@ -33,8 +34,10 @@ struct agent {
     uint64_t last_ns; /* of its last request's start or end; 0: none yet */
     uint64_t prompt_tokens, cached_tokens, completion_tokens;
     uint32_t requests, inflight;
-    uint32_t known_tokens;   /* largest context that an engine reported */
-    uint32_t guessed_tokens; /* context of a request whose usage is not known */
+    uint32_t engine; /* of its latest request; ENGINE_NONE: none, or lost */
+    uint32_t refused_since_ms, refused_until_ms; /* told to come back by then; from created_ns */
+    uint32_t known_tokens;                       /* largest context that an engine reported */
+    uint32_t guessed_tokens;                     /* context of a request whose usage is not known */
     struct mark_ends ends;
 };
 
@@ -63,7 +66,10 @@ struct workflow {
     uint64_t overlap_tokens, duplicate_tokens; /* of requests that overlapped a sibling */
     uint64_t waits, waited_ns;
     uint64_t overlap_seq; /* leases up to this one have had company */
+    struct list waiting;  /* wait.c: its requests that are held */
+    uint32_t waiting_count;
     struct latency latency;
+    struct flow flow;
     struct marks marks;
     uint32_t row, label; /* the shell's; 0 at first */
 };

@@ -19,6 +19,7 @@ struct fixture {
     struct actions out;
     uint64_t now;
     uint64_t next_handle;
+    uint64_t digests[8][7]; /* of the last few prompts */
 };
 
 static inline struct text text_of(const char *s)
@@ -104,14 +105,24 @@ static inline void fixture_close(struct fixture *f)
     actions_fini(&f->out);
 }
 
+/* All prompts of one workflow are the same 4000 bytes. */
 static inline struct query query_of(struct fixture *f, const char *workflow, const char *agent)
 {
+    uint64_t *digests = f->digests[f->next_handle % 8];
+
+    for (uint64_t i = 0, d = 1; i < 7; i++) {
+        for (const char *p = workflow; *p != '\0'; p++)
+            d = table_mix(d + (unsigned char)*p);
+        digests[i] = d = table_mix(d + f->next_handle * (*workflow == '\0'));
+    }
     return (struct query){.handle = f->next_handle++,
                           .workflow = text_of(workflow),
                           .agent = text_of(agent),
                           .model = text_of("m"),
                           .stream = true,
                           .prompt_bytes = 4000,
+                          .digests = digests,
+                          .digest_count = 7,
                           .remaining_ns = 60 * NS_PER_S};
 }
 

@@ -10,6 +10,7 @@ static void lease_ends_once_when_worker_and_deadline_race(void **state)
     struct action go;
 
     (void)state;
+    conf.policy = "least";
     fixture_open(&f, &conf, 1);
     go = place(&f, "w", "a");
     assert_int_equal(core_engine(f.core, 0)->running, 1);
@@ -128,6 +129,7 @@ static void workflow_ends_after_its_time_to_live(void **state)
     uint64_t handle;
 
     (void)state;
+    conf.policy = "least";
     fixture_open(&f, &conf, 2);
     handle = place(&f, "w", "a").handle;
     f.now += 30 * NS_PER_S;
@@ -448,10 +450,10 @@ static void receipt_estimates_what_is_cached_where(void **state)
     finish(&f, go.handle, 12800, 6400, 0);
     assert_int_equal(workflow(&f, "w")->recomputed_tokens, 0);
 
-    q.handle = f.next_handle++; /* a sibling shares it: known to within a factor of two */
+    q.handle = f.next_handle++; /* a sibling shares it */
     q.agent = text_of("b");
     go = *ask(&f, &q);
-    assert_float_equal(go.hit, 0.64, 1e-6);
+    assert_float_equal(go.hit, 1, 1e-6);
     finish(&f, go.handle, 12800, 1000, 0); /* but the engine had dropped it */
     assert_int_equal(workflow(&f, "w")->recomputed_tokens, 64 * 128 - 1000);
     fixture_close(&f);

@@ -24,24 +24,22 @@ static void workflow_keeps_home_while_engine_lives(void **state)
     fixture_close(&f);
 }
 
-static void new_workflows_go_where_the_fewest_tokens_live(void **state)
+static void new_workflows_go_where_live_ones_hold_least(void **state)
 {
     struct core_conf conf = fixture_conf();
+    struct event end = {.type = EV_WF_END, .workflow = {.id = text_of("a")}};
     struct fixture f;
-    struct action a, b, c;
+    struct action a, b;
 
     (void)state;
     fixture_open(&f, &conf, 2);
     a = place(&f, "a", "x");
-    finish(&f, a.handle, 50000, 0, 100);
+    finish(&f, a.handle, 1000, 0, 100);
     b = place(&f, "b", "x");
     assert_int_not_equal(b.engine, a.engine);
-    finish(&f, b.handle, 20000, 0, 100);
-    c = place(&f, "c", "x");
-    assert_int_equal(c.engine, b.engine);
-    finish(&f, c.handle, 20000, 0, 100);
-    c = place(&f, "d", "x");
-    assert_int_equal(c.engine, b.engine); /* 40 against 50 thousand */
+    finish(&f, b.handle, 1000, 0, 100);
+    step(&f, &end);
+    assert_int_equal(place(&f, "c", "x").engine, a.engine);
     fixture_close(&f);
 }
 
@@ -107,33 +105,35 @@ static void slow_engine_keeps_the_requests_it_has(void **state)
     fixture_close(&f);
 }
 
-static void overloaded_home_is_left_for_one_request_at_a_time(void **state)
+static void home_is_left_when_its_queue_costs_more_than_a_refill(void **state)
 {
     struct core_conf conf = fixture_conf();
+    struct event busy = {.type = EV_DISPATCHED};
     struct fixture f;
     struct action home, go;
     struct query q;
 
     (void)state;
-    conf.load_bound = 1;
-    conf.load_slack = 3;
     fixture_open(&f, &conf, 4);
     home = place(&f, "w", "a");
-    for (int i = 0; i < 3; i++) /* up to 4 against a mean of 1: within mean + 3 */
-        assert_int_equal(place(&f, "w", "a").engine, home.engine);
-    go = place(&f, "w", "a"); /* 4 > 1 * 4/4 + 3? no; the fifth still fits */
-    assert_int_equal(go.reason, REASON_HOME);
-    go = place(&f, "w", "a"); /* 5 > 1.25 + 3 */
-    assert_int_equal(go.reason, REASON_OVERLOAD);
-    assert_int_not_equal(go.engine, home.engine);
+    finish(&f, home.handle, 1000, 0, 10);
+    busy.query = query_of(&f, "", "");
+    busy.query.prompt_bytes = 400000;
+    busy.query.placed = home.engine;
+    assert_int_equal(step(&f, &busy), ERR_OK);
+    assert_true(core_engine(f.core, home.engine)->q_seconds > 10);
 
     q = query_of(&f, "w", "a");
     q.strategy = PLACE_STRICT;
     assert_int_equal(ask(&f, &q)->engine, home.engine);
-    assert_int_equal(workflow(&f, "w")->home, home.engine);
-    finish(&f, home.handle, 10, 0, 1);
-    finish(&f, home.handle + 1, 10, 0, 1);
-    assert_int_equal(place(&f, "w", "a").reason, REASON_HOME);
+    go = place(&f, "w", "b");
+    assert_int_equal(go.reason, REASON_OVERLOAD);
+    assert_int_not_equal(go.engine, home.engine);
+    assert_int_equal(workflow(&f, "w")->home, home.engine); /* it is the other agent's */
+
+    go = place(&f, "w", "a"); /* its own agent takes it along */
+    assert_int_not_equal(go.engine, home.engine);
+    assert_int_equal(workflow(&f, "w")->home, go.engine);
     fixture_close(&f);
 }
 
@@ -267,9 +267,8 @@ static void draining_engine_takes_nothing_new(void **state)
 static void second_model_does_not_move_the_home(void **state)
 {
     struct core_conf conf = fixture_conf();
-    uint32_t other = ENGINE_NONE;
     struct fixture f;
-    struct action home;
+    struct action home, again;
     struct query q;
 
     (void)state;
@@ -284,9 +283,12 @@ static void second_model_does_not_move_the_home(void **state)
         q.model = text_of("n");
         go = ask(&f, &q);
         assert_int_equal(go->reason, REASON_OTHER_MODEL);
-        assert_true(other == ENGINE_NONE || other == go->engine);
-        other = go->engine;
-        assert_int_equal(place(&f, "w", "a").engine, home.engine);
+        assert_true(go->engine == 2 || go->engine == 3);
+        finish(&f, q.handle, 1000, 0, 1);
+        finish(&f, home.handle, 1000, 0, 1);
+        again = place(&f, "w", "a");
+        assert_int_equal(again.engine, home.engine);
+        home = again;
     }
     fixture_close(&f);
 }
@@ -435,11 +437,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(workflow_keeps_home_while_engine_lives),
-        cmocka_unit_test(new_workflows_go_where_the_fewest_tokens_live),
+        cmocka_unit_test(new_workflows_go_where_live_ones_hold_least),
         cmocka_unit_test(dead_engine_rehomes),
         cmocka_unit_test(refused_connections_count_as_failed_probes),
         cmocka_unit_test(slow_engine_keeps_the_requests_it_has),
-        cmocka_unit_test(overloaded_home_is_left_for_one_request_at_a_time),
+        cmocka_unit_test(home_is_left_when_its_queue_costs_more_than_a_refill),
         cmocka_unit_test(only_engine_is_never_too_busy),
         cmocka_unit_test(roundrobin_rotates_exactly),
         cmocka_unit_test(two_models_rotate_apart),

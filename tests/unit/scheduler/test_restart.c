@@ -161,9 +161,9 @@ static void requests_placed_alone_are_counted_where_they_run(void **state)
     ev.type = EV_DISPATCHED;
     assert_int_equal(step(&f, &ev), ERR_OK);
     assert_int_equal(core_engine(f.core, 1)->running, 1);
-    assert_int_equal(place(&f, "w", "a").engine, 1); /* that engine is warm now */
     assert_int_equal(finish(&f, 5, 10, 0, 1), ERR_OK);
-    ev = resume_of(6, "w", 200); /* an engine we do not have */
+    assert_int_equal(place(&f, "w", "a").engine, 1); /* that engine is warm now */
+    ev = resume_of(6, "w", 200);                     /* an engine we do not have */
     assert_int_equal(step(&f, &ev), ERR_OK);
     assert_int_equal(finish(&f, 6, 10, 0, 1), ERR_OK);
     ev.query.worker = 5;

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/clock.h"
+#include "common/must.h"
+#include "scheduler/brain.h"
+#include "scheduler/state.h"
+
+/*
+ * The door. A request of a live workflow most of whose KV is still there passes. Any other would
+ * build its workflow's KV (again), and passes where there is room for the claim, where next to
+ * nothing is to be prefilled, or when it is its turn and the credit pays for it: engine seconds
+ * that accrue while somebody waits, at a rate that grows with the longest wait.
+ */
+#define LOST_SHARE 0.3
+#define SMALL_SHARE 0.02
+#define FAILURES_MAX 25u
+#define EMA 0.02
+
+/* ---- arriving ---- */
+
+static void moving(double *mean, double seen)
+{
+    *mean += EMA * (seen - *mean);
+}
+
+/* Looks at what its workflow had sent before. Once per request. */
+static uint32_t arrive(struct core *c, const struct ask *ask)
+{
+    struct brain *b = &c->brain;
+    struct workflow *w = ask->workflow;
+    double idle = w->inflight > 0 ? 0 : (double)(c->now - w->flow.done_ns) / NS_PER_S;
+    uint32_t known = 0;
+
+    w->flow.block = (float)(c->conf.text_block / ask->model->ratio);
+    if (ask->blocks > 0)
+        known = foot_known(c->view.prefix, &w->flow.foot, ask->query->digests, ask->blocks);
+    b->known = 0.99 * b->known + (double)known * w->flow.block;
+    b->all = 0.99 * b->all + ask->tokens / ask->bias;
+    moving(&b->mctx, ask->tokens);
+    if (w->home != ENGINE_NONE)
+        moving(&b->mgap, idle);
+    return known;
+}
+
+/* ---- trying ---- */
+
+static double lost_tokens(const struct ask *ask, uint32_t known)
+{
+    const struct flow *f = &ask->workflow->flow;
+    uint32_t most = 0;
+
+    set_for(i, &ask->may) most = ask->cached_blocks[i] > most ? ask->cached_blocks[i] : most;
+    return known > most ? (double)(known - most) * f->block * f->bias / CLAIM_UNIT : 0;
+}
+
+static struct engine_set with_room(const struct core *c, const struct ask *ask)
+{
+    double need = ask->tokens + c->load.mout;
+    double block = c->conf.text_block / ask->model->ratio;
+    struct engine_set room = {{0}};
+
+    set_for(i, &ask->may)
+    {
+        const struct engine *e = &c->fleet.engines[i];
+        double claims = brain_claims(e, block);
+
+        if (claims < 1 || claims - flow_claim_on(c, ask->workflow, e) + need <=
+                              c->brain.gate * brain_capacity(c, e))
+            set_add(&room, i);
+    }
+    return room;
+}
+
+static bool may_pay(const struct core *c, const struct ask *ask)
+{
+    const struct brain *b = &c->brain;
+
+    if (ask->wait != NULL && ask->wait->self == b->turn)
+        return true;
+    /* Who was the turn stays it until the drain ends, even if it has left meanwhile. */
+    return b->turn == 0 || (!b->draining && pool_find(&c->waits.pool, b->turn) == NULL);
+}
+
+static bool pay(struct core *c, const struct ask *ask)
+{
+    struct brain_fleet f = brain_fleet(c);
+    double price = brain_refill_s(&f, ask->tokens);
+
+    if (!may_pay(c, ask) || c->brain.credit < price)
+        return false;
+    c->brain.credit -= price;
+    return true;
+}
+
+static bool at_door(struct core *c, const struct ask *ask, struct choice *out)
+{
+    struct workflow *w = ask->workflow;
+    struct engine_set room = with_room(c, ask);
+    const struct engine *b = out->engine;
+    double fresh = (double)ask->tokens - ask->cached[b->index];
+
+    if (!set_is_empty(&room)) {
+        out->engine = brain_cheapest(c, ask, &room);
+        out->reason = w->flow.state == FLOW_PAUSED ? REASON_ADMITTED : out->reason;
+        return true;
+    }
+    if (fresh <= SMALL_SHARE * brain_capacity(c, b)) {
+        out->reason = REASON_SMALL;
+        return true;
+    }
+    if (pay(c, ask)) {
+        out->reason = REASON_TURN;
+        return true;
+    }
+    if (w->flow.state != FLOW_NEW && w->inflight == 0) {
+        flow_set_state(c, w, FLOW_PAUSED);
+        flow_forget(c, w);
+    }
+    out->reason = REASON_DOOR;
+    return false;
+}
+
+/* ---- why ---- */
+
+static bool is_avoided(const struct query *q, uint32_t engine)
+{
+    for (uint32_t i = 0; i < q->avoid_count; i++)
+        if (q->avoid[i] == engine)
+            return true;
+    return false;
+}
+
+static enum reason reason_of(struct core *c, const struct ask *ask, const struct engine *e)
+{
+    const struct engine *home = ask->workflow != NULL ? workflow_home(c, ask->workflow) : NULL;
+
+    if (ask->workflow == NULL)
+        return REASON_SCORE;
+    if (home == NULL)
+        return ask->workflow->last_engine == ENGINE_NONE ? REASON_NEW : REASON_REHOMED;
+    if (home == e)
+        return REASON_HOME;
+    if (is_avoided(ask->query, home->index))
+        return REASON_RETRY;
+    if (set_has(&c->fleet.alive, home->index) && !set_has(&ask->able, home->index))
+        return REASON_OTHER_MODEL;
+    return set_has(&ask->may, home->index) ? REASON_OVERLOAD : REASON_REHOMED;
+}
+
+/* What the client asked for goes before what we think. */
+static bool by_strategy(struct core *c, const struct ask *ask, struct choice *out)
+{
+    enum strategy s = ask->query->strategy;
+    struct engine *home = ask->workflow != NULL ? workflow_home(c, ask->workflow) : NULL;
+
+    if (s == PLACE_STRICT && home != NULL && set_has(&ask->able, home->index) &&
+        !is_avoided(ask->query, home->index)) {
+        *out = (struct choice){.engine = home, .reason = REASON_HOME};
+        return true;
+    }
+    if (s != PLACE_SPREAD && s != PLACE_ISOLATED)
+        return false;
+    out->engine = least_pick(c, ask->model, ask->may);
+    out->reason = s == PLACE_SPREAD ? REASON_SPREAD : REASON_ISOLATED;
+    return true;
+}
+
+bool brain_place(struct core *c, const struct ask *ask, struct choice *out)
+{
+    struct workflow *w = ask->workflow;
+    double lost = 0;
+
+    if (w != NULL && ask->wait == NULL)
+        *ask->known = arrive(c, ask);
+    if (by_strategy(c, ask, out))
+        return true;
+    brain_costs(c, ask);
+    out->engine = brain_cheapest(c, ask, &ask->may);
+    must(out->engine != NULL);
+    if (w != NULL) {
+        lost = lost_tokens(ask, *ask->known);
+        if (ask->wait == NULL && !brain_counts_losses_late(c, out->engine))
+            brain_waste(c, lost, ask->tokens);
+        out->reason = reason_of(c, ask, out->engine);
+        if (((w->flow.state != FLOW_LIVE && w->flow.state != FLOW_LAPSED) ||
+             lost > LOST_SHARE * ask->tokens) &&
+            !at_door(c, ask, out))
+            return false;
+    }
+    if (out->reason != REASON_SMALL && out->reason != REASON_TURN && out->reason != REASON_ADMITTED)
+        out->reason = reason_of(c, ask, out->engine);
+    return true;
+}
+
+/* ---- draining ---- */
+
+static void credit_accrue(struct core *c, const struct brain_fleet *f, const struct wait *turn,
+                          double waited_s)
+{
+    struct brain *b = &c->brain;
+    double refill = brain_refill_s(f, wait_tokens(turn));
+    double past = (double)(c->now - b->credit_ns) / NS_PER_S;
+
+    b->credit += brain_tax(c, waited_s, refill) * f->engines * past;
+    if (b->credit > refill)
+        b->credit = refill;
+    b->credit_ns = c->now;
+}
+
+static void try_all(struct core *c)
+{
+    struct wait *failed[FAILURES_MAX], *w;
+    uint32_t count = 0;
+    bool tried = false;
+
+    while (count < FAILURES_MAX && (w = waits_take(&c->waits)) != NULL) {
+        tried |= w->self == c->brain.turn;
+        if (!wait_try(c, w))
+            failed[count++] = w;
+    }
+    w = tried ? NULL : pool_find(&c->waits.pool, c->brain.turn);
+    if (w != NULL)
+        wait_try(c, w);
+    while (count > 0)
+        waits_put(&c->waits, failed[--count]);
+}
+
+void brain_drain(struct core *c)
+{
+    struct brain *b = &c->brain;
+    struct brain_fleet f = brain_fleet(c);
+    const struct wait *turn = pool_find(&c->waits.pool, b->turn);
+    double waited = turn != NULL ? (double)(c->now - turn->since_ns) / NS_PER_S : 0;
+
+    brain_tick(c, &f);
+    turn = waits_oldest(&c->waits);
+    if (turn == NULL) {
+        b->turn = 0;
+        b->credit_ns = c->now;
+        return;
+    }
+    b->turn = turn->self;
+    credit_accrue(c, &f, turn, waited);
+    b->draining = true;
+    try_all(c);
+    b->draining = false;
+    turn = waits_oldest(&c->waits);
+    b->turn = turn != NULL ? turn->self : 0;
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/clock.h"
+#include "scheduler/brain.h"
+#include "scheduler/state.h"
+
+/*
+ * The gate: how much of the engines' KV live workflows may claim, in capacities. Every ten seconds
+ * it closes a little where much of the engines' time goes into computing again what live workflows
+ * had lost, and where holding KV is worth it at all: a refill takes longer than half an idle cycle,
+ * and most prompt tokens are repeats.
+ */
+#define TICK_NS (10 * NS_PER_S)
+#define WASTE_HIGH 0.15
+#define WASTE_LOW 0.05
+#define RELATIVE_PATIENCE 100.0
+#define BRAKE 0.5
+#define ASKED_ENOUGH 8u
+
+void brain_init(struct brain *b)
+{
+    *b = (struct brain){.gate = GATE_OPEN, .mgap = 1, .mdec = 2, .mctx = 1000, .all = 1e-9};
+    b->opt = (struct brain_options){.tax = 0.3,
+                                    .patience = 600,
+                                    .age = 0.1,
+                                    .terr = 1,
+                                    .kerr = 1,
+                                    .cerr = 1,
+                                    .ends = true,
+                                    .ct = true};
+    list_init(&b->rents);
+    list_init(&b->lapsed);
+}
+
+/* Whether e says at the end what was cached: never read its absence as zero. */
+static bool reports_cached(const struct core *c, const struct engine *e)
+{
+    return c->brain.opt.ct && (e->usages_cached > 0 || e->usages < ASKED_ENOUGH);
+}
+
+bool brain_counts_losses_late(const struct core *c, const struct engine *e)
+{
+    return !view_is_exact(c, e) && reports_cached(c, e);
+}
+
+void brain_waste(struct core *c, double tokens, double n)
+{
+    struct brain_fleet f;
+
+    if (tokens <= 0 || c->now < c->brain.mute_until_ns)
+        return;
+    f = brain_fleet(c);
+    c->brain.waste += brain_prefill_s(&f, tokens, n);
+}
+
+/* What cannot be measured cannot be paid for. */
+static bool is_measured(const struct core *c)
+{
+    set_for(i, &c->fleet.alive)
+    {
+        const struct engine *e = &c->fleet.engines[i];
+
+        if (view_is_exact(c, e) || reports_cached(c, e))
+            return true;
+    }
+    return false;
+}
+
+double brain_tax(const struct core *c, double waited_s, double refill_s)
+{
+    const struct brain *b = &c->brain;
+    double patience = RELATIVE_PATIENCE * refill_s, tax = b->opt.tax, brake = BRAKE - b->wfrac;
+
+    if (b->opt.patience < patience)
+        patience = b->opt.patience;
+    if (waited_s / patience < tax)
+        tax = waited_s / patience;
+    if (brake < tax)
+        tax = brake > 0 ? brake : 0;
+    return is_measured(c) ? tax : 0;
+}
+
+static double claimed_share(const struct core *c)
+{
+    double claimed = 0, capacity = 0;
+
+    set_for(i, &c->fleet.alive)
+    {
+        const struct engine *e = &c->fleet.engines[i];
+
+        claimed += brain_claims(e, c->conf.text_block / engine_ratio(&c->fleet, e));
+        capacity += brain_capacity(c, e);
+    }
+    return capacity > 0 ? claimed / capacity : 0;
+}
+
+static void gate_move(struct core *c, const struct brain_fleet *f)
+{
+    struct brain *b = &c->brain;
+    double refill = f->capacity / b->mctx * brain_refill_s(f, b->mctx), gate;
+    bool worth = refill > 0.5 * (b->mgap + b->mdec) && b->known > 0.5 * b->all;
+
+    if (worth && b->wfrac > WASTE_HIGH) {
+        gate = claimed_share(c);
+        gate = 0.85 * (b->gate < gate ? b->gate : gate);
+        b->gate = gate > 1 ? gate : 1;
+    } else if (!worth || b->wfrac < WASTE_LOW) {
+        gate = 1.1 * b->gate;
+        b->gate = gate < GATE_OPEN ? gate : GATE_OPEN;
+    }
+}
+
+void brain_tick(struct core *c, const struct brain_fleet *f)
+{
+    struct brain *b = &c->brain;
+    double past = (double)(c->now - b->tick_ns) / NS_PER_S;
+
+    if (c->now - b->tick_ns < TICK_NS)
+        return;
+    b->wfrac += 0.5 * (b->waste / (f->engines * past) - b->wfrac);
+    b->waste = 0;
+    b->tick_ns = c->now;
+    flows_lapse(c, f);
+    if (b->opt.gate > 0)
+        b->gate = b->opt.gate;
+    else
+        gate_move(c, f);
+}
+
+uint64_t brain_next_deadline(const struct core *c)
+{
+    const struct brain *b = &c->brain;
+    const struct wait *turn = waits_oldest(&c->waits);
+    uint64_t next = b->tick_ns + TICK_NS, at;
+    struct brain_fleet f;
+    double missing, rate;
+
+    if (turn == NULL) {
+        bool quiet = list_is_empty(&b->rents) && b->gate >= GATE_OPEN && c->stats.leases == 0 &&
+                     b->waste <= 0 && b->wfrac < 1e-3;
+
+        return quiet ? UINT64_MAX : next;
+    }
+    /* When the credit should do for who has waited longest; looked at once a second at least,
+     * because the tax grows with the wait. */
+    f = brain_fleet(c);
+    missing = brain_refill_s(&f, wait_tokens(turn)) - b->credit;
+    rate = f.engines * brain_tax(c, (double)(c->now - turn->since_ns) / NS_PER_S,
+                                 brain_refill_s(&f, wait_tokens(turn)));
+    at = missing <= 0     ? NS_PER_S
+         : rate > missing ? (uint64_t)(missing / rate * NS_PER_S)
+                          : NS_PER_S;
+    if (at < 50 * NS_PER_MS)
+        at = 50 * NS_PER_MS;
+    at += b->credit_ns;
+    return at < next ? at : next;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scheduler/view.h"
+
+#include "scheduler/state.h"
+
+#define IDX_DEFAULT 0.8
+
+void view_init(struct view *v, uint64_t hash_seed)
+{
+    v->prefix = prefix_new(hash_seed);
+    view_reset(v);
+}
+
+void view_fini(struct view *v)
+{
+    prefix_free(v->prefix);
+    v->prefix = NULL;
+}
+
+void view_reset(struct view *v)
+{
+    v->approx = v->eager = false;
+    v->learn = true;
+    v->idx = IDX_DEFAULT;
+}
+
+bool view_is_exact(const struct core *c, const struct engine *e)
+{
+    return e->content && !c->view.approx;
+}
+
+void view_look(struct core *c, const struct ask *ask, const struct engine_set *set)
+{
+    double block = c->conf.text_block / ask->model->ratio * ask->bias;
+
+    if (ask->query->digest_count > 0)
+        prefix_match(c->view.prefix, ask->query->digests, ask->query->digest_count, set,
+                     c->look.hits);
+    set_for(i, set)
+    {
+        const struct prefix_hit *h = &c->look.hits[i];
+        double tokens = h->blocks * block + h->gen_tokens;
+        bool any = ask->query->digest_count > 0 && h->blocks > 0;
+
+        c->look.blocks[i] = any ? h->blocks : 0;
+        c->look.tokens[i] = !any ? 0 : tokens < ask->tokens ? (uint32_t)tokens : ask->tokens;
+    }
+}
+
+/* In blocks. Events without content tell how much there is. */
+static void bound(struct core *c, const struct lease *l)
+{
+    const struct engine *e = l->engine;
+    double block = c->conf.text_block / l->model->ratio;
+    double tokens = e->kv_events && !e->content ? (double)e->kv_resident
+                                                : c->view.idx * (double)engine_capacity(e);
+
+    prefix_bound(c->view.prefix, e->index, (uint64_t)(tokens / block));
+}
+
+void view_dispatched(struct core *c, struct lease *l)
+{
+    struct prefix *p = c->view.prefix;
+    uint32_t e = l->engine->index;
+
+    l->expected = true;
+    if (l->digest_count == 0)
+        return;
+    if (view_is_exact(c, l->engine)) {
+        l->pin = prefix_pin(p, e, l->digests, l->digest_count);
+        return;
+    }
+    l->stamp = prefix_stamp(p, e, l->digests, l->predicted);
+    if (c->view.eager)
+        prefix_refresh(p, e, l->digests, l->digest_count, c->now);
+    else
+        prefix_enter(p, e, l->digests, l->digest_count, c->now);
+    bound(c, l);
+}
+
+void view_first_byte(struct core *c, struct lease *l)
+{
+    struct prefix *p = c->view.prefix;
+
+    if (!l->expected)
+        return;
+    l->expected = false;
+    prefix_unpin(p, l->pin);
+    l->pin = 0;
+    if (l->digest_count == 0 || view_is_exact(c, l->engine) || c->view.eager)
+        return;
+    prefix_refresh(p, l->engine->index, l->digests, l->digest_count, c->now);
+    bound(c, l);
+}
+
+/* The engine is LRU, too: if blocks last used then are gone, so is what was last used before. */
+static void learn(struct core *c, const struct lease *l, const struct report_event *r)
+{
+    double expected = l->predicted * (c->conf.text_block / l->model->ratio);
+
+    if (l->predicted > 0 && l->stamp > 0 &&
+        r->cached_tokens + c->conf.text_block / l->model->ratio <= expected)
+        prefix_drop_older(c->view.prefix, l->engine->index, l->stamp);
+}
+
+void view_left(struct core *c, struct lease *l)
+{
+    prefix_unpin(c->view.prefix, l->pin);
+    l->pin = 0;
+    l->expected = false;
+}
+
+void view_ended(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
+{
+    struct prefix *p = c->view.prefix;
+    uint32_t e;
+
+    if (l->engine == NULL || l->digest_count == 0)
+        return;
+    e = l->engine->index;
+    view_left(c, l);
+    if (cause != CAUSE_RETURNED || r == NULL || r->declined)
+        return;
+    if (!view_is_exact(c, l->engine)) {
+        if (r->has_usage && r->has_cached && c->view.learn && !c->view.eager)
+            learn(c, l, r);
+        if (r->digests != NULL)
+            prefix_refresh(p, e, r->digests, r->digest_count, c->now);
+        else if (!c->view.eager)
+            prefix_refresh(p, e, l->digests, l->digest_count, c->now);
+        bound(c, l);
+    }
+    if (r->digests == NULL && r->completion_tokens > 0)
+        prefix_output(p, e, l->digests, l->digest_count, r->completion_tokens);
+}
+
+void view_engine_lost(struct core *c, const struct engine *e)
+{
+    prefix_clear(c->view.prefix, e->index);
+}
+
+void view_kv(struct core *c, enum event_type type, struct engine *e, const struct kv_event *ev)
+{
+    struct prefix *p = c->view.prefix;
+
+    if (type == EV_KV_CLEARED) {
+        prefix_clear(p, e->index);
+    } else if (ev->content) {
+        if (!view_is_exact(c, e))
+            return;
+        if (type == EV_KV_STORED)
+            prefix_stored(p, e->index, ev->parent, ev->digests, ev->count);
+        else
+            prefix_removed(p, e->index, ev->digests, ev->count);
+    } else if (type == EV_KV_REMOVED) {
+        double block = c->conf.text_block / engine_ratio(&c->fleet, e);
+
+        prefix_bound(p, e->index, (uint64_t)((double)e->kv_resident / block));
+    }
+}
