@@ -205,6 +205,38 @@ static void check_sizes(const struct check *k)
         complain(k, GATEWAY, 0, "body_budget_bytes", "is less than max_body_bytes");
 }
 
+static bool kv_endpoint_is_valid(const char *s, bool bind, uint32_t ranks)
+{
+    if (strncmp(s, "ipc:///", 7) == 0)
+        return ranks == 1 && strlen(s) <= 100;
+    if (strncmp(s, "tcp://", 6) != 0)
+        return false;
+    if (bind && strncmp(s + 6, "*:", 2) == 0)
+        return port_is_valid(s + 8);
+    return address_is_any(s + 6);
+}
+
+static void check_engine_kv(const struct check *k, size_t i)
+{
+    const struct conf_engine *e = &k->conf->engines[i];
+    static const char form[] = "must be tcp://host:port, or ipc:///path where kv_ranks is 1";
+
+    if (*e->metrics_path != '\0' && *e->metrics_path != '/')
+        complain(k, ENGINES, i, "metrics_path", "must begin with a slash");
+    if (*e->kv_events != '\0' && !kv_endpoint_is_valid(e->kv_events, e->kv_bind, e->kv_ranks))
+        complain(k, ENGINES, i, "kv_events", form);
+    if (*e->kv_replay != '\0' && !kv_endpoint_is_valid(e->kv_replay, false, e->kv_ranks))
+        complain(k, ENGINES, i, "kv_replay", form);
+    if (*e->kv_events == '\0' && (*e->kv_replay != '\0' || e->kv_content))
+        complain(k, ENGINES, i, *e->kv_replay != '\0' ? "kv_replay" : "kv_content",
+                 "needs kv_events, too");
+    if (e->kv_content && e->kv_ranks > 1)
+        complain(k, ENGINES, i, "kv_content", "goes with one rank only");
+    for (size_t j = 0; e->kv_bind && j < i; j++)
+        if (k->conf->engines[j].kv_bind && strcmp(e->kv_events, k->conf->engines[j].kv_events) == 0)
+            complain(k, ENGINES, i, "kv_events", "is opened for another engine, too");
+}
+
 static void check_engines(const struct check *k)
 {
     size_t i, j;
@@ -214,6 +246,7 @@ static void check_engines(const struct check *k)
 
         if (!name_is_plain(e->id))
             complain(k, ENGINES, i, "id", "takes letters, digits, '.', '_' and '-' only");
+        check_engine_kv(k, i);
         if (*e->id == '\0' || *e->url == '\0')
             continue; /* has been told: they are required */
         if (strncmp(e->url, "http://", 7) != 0 || !address_is_any(e->url + 7))

@@ -10,6 +10,7 @@ BUILD=(
     libh2o-evloop-dev libh2o-dev-common libnng-dev libprotobuf-c-dev protobuf-c-compiler
     liblz4-dev libcmocka-dev libxxhash-dev libyaml-dev libcurl4-openssl-dev libjansson-dev
     libsystemd-dev libssl-dev libsqlite3-dev zlib1g-dev
+    libzmq3-dev libmsgpack-dev
 )
 TEST=(
     clang clang-tidy clang-format llvm valgrind git file openssl procps

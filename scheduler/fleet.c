@@ -85,6 +85,15 @@ static void seat_fill(struct seat *s, const struct conf_engine *e)
     s->usage = e->usage;
     s->priority = e->priority;
     s->drain = e->drain;
+    s->late_share = e->late_share;
+    s->kv_tokens = e->kv_tokens;
+    snprintf(s->kv.events, sizeof(s->kv.events), "%s", e->kv_events);
+    snprintf(s->kv.replay, sizeof(s->kv.replay), "%s", e->kv_replay);
+    snprintf(s->kv.topic, sizeof(s->kv.topic), "%s", e->kv_topic);
+    s->kv.bind = e->kv_bind;
+    s->kv.content = e->kv_content;
+    s->kv.ranks = e->kv_ranks;
+    snprintf(s->metrics_path, sizeof(s->metrics_path), "%s", e->metrics_path);
     s->model_count = 0;
     for (size_t i = 0; i < e->models.count && i < ENGINE_MODELS_MAX; i++)
         s->models[s->model_count++] =
@@ -124,7 +133,8 @@ static uint32_t seat_free(const struct fleet_table *t, const bool taken[ENGINES_
 
 static bool seat_differs(const struct seat *a, const struct seat *b)
 {
-    if (a->priority != b->priority || a->drain != b->drain || a->usage != b->usage ||
+    if (a->late_share != b->late_share || a->kv_tokens != b->kv_tokens ||
+        a->priority != b->priority || a->drain != b->drain || a->usage != b->usage ||
         a->model_count != b->model_count || strcmp(a->key, b->key) != 0 ||
         strcmp(a->url, b->url) != 0)
         return true;
@@ -146,6 +156,7 @@ static void seat_keep(struct fleet_table *t, uint32_t index, struct seat *fresh,
         memcpy(fresh->address, s->address, sizeof(fresh->address));
         memcpy(fresh->health_reason, s->health_reason, sizeof(fresh->health_reason));
         fresh->port = s->port;
+        fresh->kv_exact = s->kv_exact && fresh->kv.content;
     } else {
         changes[index] = FLEET_NEW;
     }
@@ -209,5 +220,8 @@ void fleet_table_event(const struct fleet_table *t, uint32_t index, struct engin
                                  .models_known = s->model_count > 0,
                                  .draining = s->drain,
                                  .priority = s->priority,
+                                 .late_share = s->late_share,
+                                 .kv_tokens = s->kv_tokens,
+                                 .content = s->kv_exact,
                                  .unproven = s->address[0] == '\0'};
 }

@@ -21,7 +21,15 @@ struct seat {
     char url[208]; /* without a slash at the end */
     char key[256]; /* sent to it; empty: none */
     int usage;     /* enum conf_usage */
-    bool priority, drain;
+    bool priority, drain, late_share;
+    uint64_t kv_tokens; /* 0: not told */
+    struct {            /* where its KV events come from; feeds.c */
+        char events[208], replay[208], topic[128];
+        bool bind, content; /* content: they tell prompt digests */
+        uint32_t ranks;
+    } kv;
+    bool kv_exact; /* and do so now without a gap */
+    char metrics_path[208];
     struct text models[ENGINE_MODELS_MAX]; /* of conf: they live as long as it */
     uint32_t model_count;                  /* 0: asked from the engine */
     char health_reason[96];

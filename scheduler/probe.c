@@ -16,10 +16,11 @@
 #include "common/must.h"
 #include "scheduler/core.h"
 
-#define BODY_MAX (1u << 20)
+#define BODY_MAX (4u << 20)
+#define SCRAPE_PATIENCE 10u             /* many engines have no such page */
 #define MODELS_EVERY_NS (30 * NS_PER_S) /* adapters come and go */
 
-enum probe_kind { PROBE_HEALTH, PROBE_MODELS, PROBE_KINDS };
+enum probe_kind { PROBE_HEALTH, PROBE_MODELS, PROBE_METRICS, PROBE_KINDS };
 
 struct probe { /* one kind of one engine; the side thread's */
     struct slot *slot;
@@ -89,6 +90,7 @@ static struct item *item_new(struct prober *p, const struct probe *probe)
     it->result.index = probe->slot->target.index;
     it->result.generation = probe->slot->target.generation;
     it->result.is_models = probe->kind == PROBE_MODELS;
+    it->result.is_metrics = probe->kind == PROBE_METRICS;
     return it;
 }
 
@@ -129,6 +131,37 @@ static void models_read(const struct buf *body, struct probe_result *r)
     json_decref(root);
 }
 
+static void metrics_read(const struct buf *body, struct probe_result *r)
+{
+    r->ok = scrape_read(body->base != NULL ? body->base : "", body->len, &r->scrape);
+    if (!r->ok)
+        snprintf(r->reason, sizeof(r->reason), "nothing that is known is on its metrics page");
+}
+
+static const char *probe_url(const struct probe *probe)
+{
+    const struct probe_target *t = &probe->slot->target;
+
+    switch (probe->kind) {
+    case PROBE_MODELS:
+        return t->models_url;
+    case PROBE_METRICS:
+        return t->metrics_url;
+    case PROBE_HEALTH:
+    case PROBE_KINDS:
+        break;
+    }
+    return t->health_url;
+}
+
+/* Model discovery and scrapes are not for every engine. */
+static bool probe_is_wanted(const struct prober *p, const struct probe *probe)
+{
+    if (probe->kind == PROBE_METRICS && p->now.scrape_ms == 0)
+        return false;
+    return *probe_url(probe) != '\0';
+}
+
 static void result_fill(const struct probe *probe, CURLcode code, struct probe_result *r)
 {
     long status = 0, port = 0;
@@ -158,11 +191,10 @@ static void result_fill(const struct probe *probe, CURLcode code, struct probe_r
 static void probe_start(struct prober *p, struct probe *probe)
 {
     CURL *e = probe->easy;
-    const struct probe_target *t = &probe->slot->target;
 
     buf_clear(&probe->body);
     curl_easy_reset(e);
-    curl_easy_setopt(e, CURLOPT_URL, probe->kind == PROBE_HEALTH ? t->health_url : t->models_url);
+    curl_easy_setopt(e, CURLOPT_URL, probe_url(probe));
     curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)p->now.timeout_ms);
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(e, CURLOPT_PROXY, "");
@@ -217,10 +249,14 @@ static void probe_done(struct prober *p, struct probe *probe, CURLcode code)
             models_read(&probe->body, r);
         }
         probe->due_ns = now + (r->ok ? MODELS_EVERY_NS : p->now.interval_ms * NS_PER_MS);
+    } else if (probe->kind == PROBE_METRICS) {
+        if (r->ok)
+            metrics_read(&probe->body, r);
+        probe->due_ns = now + p->now.scrape_ms * NS_PER_MS * (r->ok ? 1 : SCRAPE_PATIENCE);
     } else {
         probe->due_ns = now + p->now.interval_ms * NS_PER_MS;
         if (r->ok && !slot->was_ok) /* it may be another server than before */
-            slot->probes[PROBE_MODELS].due_ns = now;
+            slot->probes[PROBE_MODELS].due_ns = slot->probes[PROBE_METRICS].due_ns = now;
         slot->was_ok = r->ok;
     }
     inbox_put(p->inbox, &it->base);
@@ -260,7 +296,8 @@ static void slot_open(struct slot *s, const struct probe_target *t)
 static bool is_same(const struct probe_target *a, const struct probe_target *b)
 {
     return a->generation == b->generation && strcmp(a->health_url, b->health_url) == 0 &&
-           strcmp(a->models_url, b->models_url) == 0 && strcmp(a->key, b->key) == 0;
+           strcmp(a->models_url, b->models_url) == 0 &&
+           strcmp(a->metrics_url, b->metrics_url) == 0 && strcmp(a->key, b->key) == 0;
 }
 
 static void targets_take(struct prober *p, struct probe_target *targets, size_t count)
@@ -294,7 +331,7 @@ static int due_start(struct prober *p)
         for (unsigned k = 0; s->used && k < PROBE_KINDS; k++) {
             struct probe *probe = &s->probes[k];
 
-            if (probe->busy || (k == PROBE_MODELS && s->target.models_url[0] == '\0'))
+            if (probe->busy || !probe_is_wanted(p, probe))
                 continue;
             if (probe->due_ns <= now)
                 probe_start(p, probe);

@@ -7,30 +7,35 @@
 #include <stdint.h>
 
 #include "common/inbox.h"
+#include "scheduler/scrape.h"
 
 /*
- * Health probes and model discovery, on the one side thread of the scheduler: libcurl multi, one
- * probe at a time per engine, each with an absolute deadline. Results come as inbox items.
+ * Health probes, model discovery and scrapes of metrics, on a side thread of the scheduler: libcurl
+ * multi, one probe of a kind at a time per engine, each with an absolute deadline. Results come as
+ * inbox items.
  */
 struct probe_target {
     uint32_t index, generation;
     char health_url[416], models_url[240]; /* models_url empty: nobody needs to ask */
+    char metrics_url[416];                 /* empty: none */
     char key[256];                         /* empty: none */
 };
 
 struct probe_conf {
     uint32_t interval_ms, timeout_ms;
+    uint32_t scrape_ms; /* 0: never */
 };
 
 struct probe_result {
     uint32_t index, generation;
-    bool is_models; /* else health */
+    bool is_models, is_metrics; /* else health */
     bool ok, unreachable;
     char reason[96]; /* in words */
     char address[64];
     uint32_t port; /* that answered; 0: none did */
     char **models; /* is_models and ok: belong to the receiver, as the array does */
     size_t model_count;
+    struct scrape scrape; /* is_metrics and ok */
 };
 
 struct prober;

@@ -192,8 +192,10 @@ static void on_beat(struct timer *t)
     wall_base_keep(s);
     shm_beat(&s->publisher.shm);
     proc_alive();
-    if (s->beats++ % STATS_EVERY == 0)
+    if (s->beats++ % STATS_EVERY == 0) {
+        stats_feeds(&s->stats, s->core, &s->feeds); /* before unclaimed series go */
         stats_refresh(&s->stats, s->core, rpc_server_peers(s->rpc));
+    }
     /* Workflows that a predecessor had labelled are known again, or have expired by now. */
     if (s->beats * BEAT_NS > (uint64_t)s->conf->scheduler.workflow_ttl_ms * NS_PER_MS)
         stats_forget_unclaimed(&s->stats);
@@ -213,6 +215,10 @@ static void on_probe(void *arg, const struct probe_result *r)
 
     if (e == NULL || e->generation != r->generation)
         return;
+    if (r->is_metrics) {
+        feeds_on_scrape(s, r);
+        return;
+    }
     if (r->is_models) {
         if (!r->ok)
             return; /* what it served it serves; health says whether it lives */
@@ -251,7 +257,8 @@ static void probes_set(struct server *s)
 {
     const struct conf_scheduler *conf = &s->conf->scheduler;
     struct probe_conf how = {.interval_ms = conf->probe_interval_ms,
-                             .timeout_ms = conf->probe_timeout_ms};
+                             .timeout_ms = conf->probe_timeout_ms,
+                             .scrape_ms = conf->scrape_interval_ms};
     struct probe_target *targets = calloc(ENGINES_MAX, sizeof(*targets));
     size_t count = 0;
 
@@ -268,6 +275,8 @@ static void probes_set(struct server *s)
         snprintf(t->health_url, sizeof(t->health_url), "%s%s", seat->url, conf->probe_path);
         if (seat->model_count == 0)
             snprintf(t->models_url, sizeof(t->models_url), "%s/v1/models", seat->url);
+        if (seat->metrics_path[0] != '\0')
+            snprintf(t->metrics_url, sizeof(t->metrics_url), "%s%s", seat->url, seat->metrics_path);
         memcpy(t->key, seat->key, sizeof(t->key));
     }
     prober_set(s->prober, &how, targets, count);
@@ -425,6 +434,7 @@ static void conf_swap(struct server *s, struct conf *fresh)
     keys_load(s);
     log_set_level((enum log_level)fresh->common.log_level);
     probes_set(s);
+    feeds_set(s);
     s->fleet_changed = true;
 }
 
@@ -694,6 +704,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     loop_at_turn_end(s->loop, on_turn_end, s);
     s->prober = prober_start(s->inbox, on_probe, s);
     probes_set(s);
+    feeds_open(s);
     s->tick.fire = on_tick;
     s->beat.fire = on_beat;
     timer_start(loop_timers(s->loop), &s->beat, clock_ns());
@@ -713,6 +724,7 @@ void server_run(struct server *s)
 void server_close(struct server *s)
 {
     prober_stop(s->prober);
+    feeds_close(s);
     if (s->rpc != NULL)
         rpc_server_close(s->rpc); /* on_gone comes for every peer */
     publish_close(&s->publisher);

@@ -10,6 +10,7 @@
 #include "scheduler/core.h"
 #include "scheduler/engine.h"
 #include "scheduler/explain.h"
+#include "scheduler/feeds.h"
 #include "scheduler/fleet.h"
 #include "scheduler/probe.h"
 #include "scheduler/publish.h"
@@ -22,7 +23,8 @@
 
 /*
  * The shell round the core: calls, probe results and signals become events, actions become answers,
- * rows of the fleet segment and counters. One thread; only the prober has another.
+ * rows of the fleet segment and counters. One thread; the prober and the subscriber of KV events
+ * have one each.
  *
  * Real time outside, model time inside: what comes in is multiplied by common.time_scale, what goes
  * out is divided by it. Receipts, reports and metrics show model time.
@@ -44,6 +46,7 @@ struct server {
     struct publisher publisher;
     struct stats stats;
     struct prober *prober;
+    struct feeds feeds;
     struct rpc_server *rpc;
     struct rpc_peer *workers[SERVER_PEERS]; /* by index; NULL: free */
     struct arena arena;                     /* of the call under way */

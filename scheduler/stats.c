@@ -36,8 +36,8 @@ static void label_open(struct stats *st, struct label *l, const char *id, const 
 
 enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows)
 {
-    uint32_t series =
-        (workflows + 1) * 8 + ENGINES_MAX * STATS_ENGINE_ROWS + ERR_COUNT + REASON_COUNT * 2 + 200;
+    uint32_t series = (workflows + 1) * 8 + ENGINES_MAX * (STATS_ENGINE_ROWS + STATS_FEED_SERIES) +
+                      ERR_COUNT + REASON_COUNT * 2 + 200;
     enum err err;
 
     *st = (struct stats){.label_count = workflows + 1};

@@ -19,6 +19,13 @@ struct label {
     uint64_t prompt_tokens, cached_tokens, overlap_tokens, duplicate_tokens; /* of _other */
 };
 
+#define STATS_FEED_SERIES 18u
+struct stats_feed {      /* of one engine; stats_feeds.c */
+    uint32_t generation; /* 0: no series yet */
+    struct metric_series *series[STATS_FEED_SERIES];
+    double seen[STATS_FEED_SERIES];
+};
+
 struct stats {
     struct metric *metric;
     struct label *labels; /* slot 0 is _other */
@@ -28,6 +35,7 @@ struct stats {
     uint64_t engine_requests[ENGINES_MAX], engine_failures[ENGINES_MAX]; /* seen */
     uint32_t engine_generation[ENGINES_MAX];
     struct metric_series *engine_series[ENGINES_MAX][STATS_ENGINE_ROWS];
+    struct stats_feed feeds[ENGINES_MAX];
     struct metric_series *calls[32], *step, *refused, *waited;
 };
 

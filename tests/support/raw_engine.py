@@ -183,6 +183,7 @@ class RawEngine:
         self.default = ok_json
         self.requests = []
         self.healthy = True
+        self.metrics_page = b""
         self.connections = 0
         self.conns = set()
         self.listener = None
@@ -293,7 +294,7 @@ class RawEngine:
             conn.json_answer({"object": "list", "data": [
                 {"id": self.model, "object": "model", "created": 1700000000, "owned_by": "test"}]})
         elif request.target == "/metrics":
-            conn.json_answer(b"", "200 OK")
+            conn.json_answer(self.metrics_page, "200 OK")
         else:
             conn.json_answer({})
 
