@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/ring.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "common/fault.h"
@@ -100,10 +101,28 @@ enum err ring_read(struct ring *r, struct buf *to)
 
 bool ring_sleep(struct ring *r)
 {
+    atomic_store_explicit(&r->shared->sleeper_cpu, (uint32_t)sched_getcpu(), memory_order_relaxed);
     atomic_store_explicit(&r->shared->is_sleeping, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
     if (r->limit == r->at && atomic_load_explicit(&r->shared->head, memory_order_relaxed) == r->at)
         return true;
     atomic_store_explicit(&r->shared->is_sleeping, 0, memory_order_relaxed);
     return false;
+}
+
+void ring_wake(struct ring *r)
+{
+    atomic_store_explicit(&r->shared->is_sleeping, 0, memory_order_relaxed);
+}
+
+bool ring_is_empty(const struct ring *r)
+{
+    return r->limit == r->at &&
+           atomic_load_explicit(&r->shared->head, memory_order_relaxed) == r->at;
+}
+
+bool ring_reader_is_elsewhere(const struct ring *r)
+{
+    return atomic_load_explicit(&r->shared->sleeper_cpu, memory_order_relaxed) !=
+           (uint32_t)sched_getcpu();
 }

@@ -26,6 +26,7 @@ struct ring_shared {                           /* each word on a cache line of i
     _Alignas(64) _Atomic uint64_t head;        /* bytes written; by the producer */
     _Alignas(64) _Atomic uint64_t tail;        /* bytes read; by the consumer */
     _Alignas(64) _Atomic uint32_t is_sleeping; /* set by the consumer, cleared by both */
+    _Atomic uint32_t sleeper_cpu;              /* where the consumer went to sleep last */
     _Alignas(64) uint8_t data[RING_BYTES];
 };
 
@@ -52,5 +53,11 @@ bool ring_must_ring(struct ring *r);
 enum err ring_read(struct ring *r, struct buf *to);
 /* True: asleep, a write will ring. False: something came meanwhile, still awake. */
 bool ring_sleep(struct ring *r);
+/* Awake without having been rung: no write rings until the next ring_sleep(). */
+void ring_wake(struct ring *r);
+bool ring_is_empty(const struct ring *r);
+/* Producer: the consumer slept last on another CPU than this one, so that it can run while we
+ * wait. A hint. */
+bool ring_reader_is_elsewhere(const struct ring *r);
 
 #endif

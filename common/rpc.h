@@ -52,6 +52,7 @@ struct rpc_client_conf {
     const char *tls_cert_file, *tls_key_file; /* where the server asks for one; else NULL */
     bool allow_plain_tcp;                     /* tcp:// is refused without; setting insecure */
     enum rpc_channel channel; /* RPC_SHM: down until a ring is up; RPC_AUTO: ring where offered */
+    uint32_t look_us; /* over a ring, answers are looked for this long before sleeping; 0: never */
     /* Callbacks; each may be NULL. */
     void *arg;
     /* The link is usable: hello answered (and again with a new epoch after the server was
@@ -93,6 +94,14 @@ enum err rpc_call(struct rpc_client *c, unsigned method, const ProtobufCMessage 
 enum err rpc_send(struct rpc_client *c, unsigned method, const ProtobufCMessage *request);
 /* Sends what this loop turn gathered. Call at the end of each turn. */
 void rpc_client_flush(struct rpc_client *c);
+/*
+ * For owners that set look_us. Over a ring an answer comes within microseconds, and being woken
+ * takes longer. So while this is true after a flush, the owner must not sleep: it turns again and
+ * calls rpc_client_look(), which handles what has come and, when nothing is due or the time is up,
+ * ends it.
+ */
+bool rpc_client_is_looking(const struct rpc_client *c);
+void rpc_client_look(struct rpc_client *c);
 
 /* ---- server ---- */
 struct rpc_server;

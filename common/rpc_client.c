@@ -302,6 +302,10 @@ static bool flush_ring(struct rpc_client *c)
 
     if (c->last_event != c->acked_event)
         ack_add(c);
+    if (c->conf.look_us > 0 && c->calls.used > 0 && ring_link_is_elsewhere(c->ring)) {
+        c->looks_until_ns = clock_ns() + c->conf.look_us * NS_PER_US;
+        ring_link_stay_awake(c->ring);
+    }
     while (c->out.len > 0 && e == ERR_OK) {
         n = frame_cut((uint8_t *)c->out.base, c->out.len, RPC_RING_FRAME_MAX);
         head_write(c, head);
@@ -328,6 +332,23 @@ void rpc_client_flush(struct rpc_client *c)
         flush_nng(c);
     else if (!timer_is_running(&c->busy_timer) && !flush_ring(c))
         timer_start(c->host.timers, &c->busy_timer, clock_ns());
+}
+
+bool rpc_client_is_looking(const struct rpc_client *c)
+{
+    return c->looks_until_ns != 0;
+}
+
+void rpc_client_look(struct rpc_client *c)
+{
+    if (c->ring != NULL)
+        ring_link_look(c->ring);
+    /* Handling an answer may have taken the link down. */
+    if (c->ring != NULL && c->calls.used > 0 && clock_ns() < c->looks_until_ns)
+        return;
+    c->looks_until_ns = 0;
+    if (c->ring != NULL)
+        ring_link_doze(c->ring);
 }
 
 /* The ring was full at the end of the last turn. While it moves, so do we; if it stood still for a

@@ -43,10 +43,11 @@ struct rpc_client {
     struct list lates; /* calls past their deadline whose answer somebody still wants; oldest first;
                           they leave with the answer, the link, or when the pool is full */
 
-    struct buf out;        /* calls that wait for the carrier */
-    unsigned oneway_count; /* one-way calls gathered in out since it was last empty */
-    bool is_urgent;        /* out holds something that must not wait for company */
-    struct buf sent;       /* one-way calls of the nng message under way */
+    struct buf out;          /* calls that wait for the carrier */
+    unsigned oneway_count;   /* one-way calls gathered in out since it was last empty */
+    bool is_urgent;          /* out holds something that must not wait for company */
+    uint64_t looks_until_ns; /* somebody looks for answers without being rung; 0: no */
+    struct buf sent;         /* one-way calls of the nng message under way */
     uint64_t sent_seq;
 
     struct buf held; /* an nng answer that overtook the other slot's */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -25,27 +26,47 @@ struct ring_ticket { /* a client's first message */
     uint64_t magic, session, token;
 };
 
+enum { BELL_SERVER, BELL_CLIENT, BELLS }; /* whom it wakes */
+
+static void close_all(const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
 /* ---- a link: the same on both sides ---- */
 
 struct ring_link {
     struct rpc_host host;
     struct ring_link_calls calls;
-    int fd;
-    void *watch;
+    int fd;               /* the socket: its end of file is the death notice */
+    int hear, ring;       /* eventfds: our bell and theirs */
+    void *watch, *listen; /* of fd and hear */
     struct shm segment;
     struct ring in, out;
     struct buf record;
     struct timer again; /* the batch was cut short: carry on in the next turn */
     bool is_busy, is_freed, is_dead;
+    bool is_awake; /* the owner looks without being rung */
 };
+
+static void link_unwatch(struct ring_link *l)
+{
+    if (l->watch == NULL)
+        return;
+    l->host.unwatch(l->host.ctx, l->watch);
+    l->host.unwatch(l->host.ctx, l->listen);
+    l->watch = l->listen = NULL;
+}
 
 static void link_destroy(struct ring_link *l)
 {
-    if (l->watch != NULL)
-        l->host.unwatch(l->host.ctx, l->watch);
+    link_unwatch(l);
     timer_stop(l->host.timers, &l->again);
-    if (l->fd >= 0)
-        close(l->fd);
+    close(l->fd);
+    close(l->hear);
+    close(l->ring);
     shm_close(&l->segment);
     buf_fini(&l->record);
     free(l);
@@ -65,8 +86,7 @@ static void link_die(struct ring_link *l, const char *reason)
     if (l->is_dead || l->is_freed)
         return;
     l->is_dead = true;
-    l->host.unwatch(l->host.ctx, l->watch);
-    l->watch = NULL;
+    link_unwatch(l);
     timer_stop(l->host.timers, &l->again);
     l->calls.on_dead(l->calls.arg, reason);
 }
@@ -92,7 +112,7 @@ static const char *link_drain(struct ring_link *l)
         }
         if (e != ERR_NOT_FOUND)
             return "the ring is damaged";
-    } while (!ring_sleep(&l->in));
+    } while (!l->is_awake && !ring_sleep(&l->in));
     return NULL;
 }
 
@@ -124,16 +144,53 @@ void ring_link_drain(struct ring_link *l)
         link_destroy(l);
 }
 
+bool ring_link_is_elsewhere(const struct ring_link *l)
+{
+    return ring_reader_is_elsewhere(&l->out);
+}
+
+void ring_link_stay_awake(struct ring_link *l)
+{
+    if (!l->is_awake && !l->is_freed && !l->is_dead) {
+        l->is_awake = true;
+        ring_wake(&l->in);
+    }
+}
+
+void ring_link_look(struct ring_link *l)
+{
+    if (!l->is_busy && !l->is_freed && !l->is_dead && !ring_is_empty(&l->in))
+        link_work(l, false);
+}
+
+void ring_link_doze(struct ring_link *l)
+{
+    if (!l->is_awake)
+        return;
+    l->is_awake = false;
+    if (!l->is_busy && !l->is_freed && !l->is_dead)
+        link_work(l, false);
+}
+
+static void link_on_bell(void *arg)
+{
+    struct ring_link *l = arg;
+    uint64_t rings;
+
+    if (read(l->hear, &rings, sizeof(rings)) > 0)
+        link_work(l, false);
+}
+
+/* Nobody writes to the socket any more: it has come to its end, or the other side misbehaves. What
+ * lay in the ring before still counts. */
 static void link_on_readable(void *arg)
 {
     struct ring_link *l = arg;
-    char bell[16];
-    ssize_t n = recv(l->fd, bell, sizeof(bell), MSG_DONTWAIT);
+    char byte;
 
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    if (recv(l->fd, &byte, sizeof(byte), MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    /* At end of file what was written before the end still counts. */
-    link_work(l, n <= 0);
+    link_work(l, true);
 }
 
 static void link_on_again(struct timer *t)
@@ -141,8 +198,9 @@ static void link_on_again(struct timer *t)
     link_work(container_of(t, struct ring_link, again), false);
 }
 
-static struct ring_link *link_new(int fd, const struct shm *segment, bool is_server,
-                                  struct rpc_host host, const struct ring_link_calls *calls)
+static struct ring_link *link_new(int fd, const struct shm *segment, const int bells[BELLS],
+                                  bool is_server, struct rpc_host host,
+                                  const struct ring_link_calls *calls)
 {
     struct ring_link *l = calloc(1, sizeof(*l));
     struct ring_segment *s = (struct ring_segment *)segment->head;
@@ -151,11 +209,14 @@ static struct ring_link *link_new(int fd, const struct shm *segment, bool is_ser
     l->host = host;
     l->calls = *calls;
     l->fd = fd;
+    l->hear = bells[is_server ? BELL_SERVER : BELL_CLIENT];
+    l->ring = bells[is_server ? BELL_CLIENT : BELL_SERVER];
     l->segment = *segment;
     l->again.fire = link_on_again;
     ring_init(&l->in, is_server ? &s->to_server : &s->to_client);
     ring_init(&l->out, is_server ? &s->to_client : &s->to_server);
     l->watch = host.watch(host.ctx, fd, link_on_readable, l);
+    l->listen = host.watch(host.ctx, l->hear, link_on_bell, l);
     /* The first look happens in the next turn, never inside this call. */
     timer_start(host.timers, &l->again, clock_ns());
     return l;
@@ -169,9 +230,10 @@ enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const
 
 void ring_link_kick(struct ring_link *l)
 {
-    if (l->fd >= 0 && ring_must_ring(&l->out))
-        /* EAGAIN: bells are waiting already. EPIPE: the end of file is on its way to us. */
-        (void)!send(l->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    uint64_t one = 1;
+
+    if (ring_must_ring(&l->out))
+        (void)!write(l->ring, &one, sizeof(one)); /* EAGAIN: it has been rung 2^64 times */
 }
 
 /* ---- client ---- */
@@ -193,11 +255,12 @@ static int seqpacket_socket(const char *path, struct sockaddr_un *addr)
     return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 }
 
-static int receive_fd(int socket)
+/* The segment, then the bells. False: not what a server sends. */
+static bool receive_fds(int socket, int fds[1 + BELLS])
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE((1 + BELLS) * sizeof(int))];
     } control;
     char byte;
     struct iovec iov = {&byte, 1};
@@ -206,28 +269,44 @@ static int receive_fd(int socket)
                        .msg_control = control.bytes,
                        .msg_controllen = sizeof(control.bytes)};
     struct cmsghdr *c;
-    int fd = -1;
+    size_t count, i;
 
     if (recvmsg(socket, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
-        return -1;
+        return false;
     c = CMSG_FIRSTHDR(&m);
-    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-        c->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(&fd, CMSG_DATA(c), sizeof(int));
-    return fd;
+    if (c == NULL || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+        return false;
+    count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    memcpy(fds, CMSG_DATA(c), count * sizeof(int));
+    if (count == 1 + BELLS)
+        return true;
+    for (i = 0; i < count; i++)
+        close(fds[i]);
+    return false;
+}
+
+static struct ring_link *dial_link(struct ring_dial *d)
+{
+    int fds[1 + BELLS];
+    struct shm segment;
+
+    if (!receive_fds(d->fd, fds))
+        return NULL;
+    if (shm_map_fd(fds[0], sizeof(struct ring_segment), &segment) != ERR_OK) {
+        close_all(fds + 1, BELLS);
+        return NULL;
+    }
+    return link_new(d->fd, &segment, fds + 1, false, d->host, &d->link_calls);
 }
 
 static void dial_on_readable(void *arg)
 {
     struct ring_dial *d = arg;
-    struct ring_link *link = NULL;
-    struct shm segment;
-    int fd = receive_fd(d->fd);
+    struct ring_link *link;
 
     d->host.unwatch(d->host.ctx, d->watch);
-    if (fd >= 0 && shm_map_fd(fd, sizeof(struct ring_segment), &segment) == ERR_OK)
-        link = link_new(d->fd, &segment, false, d->host, &d->link_calls);
-    else
+    link = dial_link(d);
+    if (link == NULL)
         close(d->fd);
     d->on_end(d->link_calls.arg, link);
     free(d);
@@ -424,11 +503,11 @@ void ring_door_close(struct ring_door *d)
     free(d);
 }
 
-static bool send_fd(int socket, int fd)
+static bool send_fds(int socket, int segment, const int bells[BELLS])
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE((1 + BELLS) * sizeof(int))];
     } control = {0};
     char byte = 'R';
     struct iovec iov = {&byte, 1};
@@ -440,25 +519,31 @@ static bool send_fd(int socket, int fd)
 
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    c->cmsg_len = CMSG_LEN((1 + BELLS) * sizeof(int));
+    memcpy(CMSG_DATA(c), &segment, sizeof(int));
+    memcpy(CMSG_DATA(c) + sizeof(int), bells, BELLS * sizeof(int));
     return sendmsg(socket, &m, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
 }
 
 enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_calls *calls,
                          struct ring_link **out)
 {
+    int bells[BELLS] = {eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+                        eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
     struct shm segment;
-    enum err e = shm_memfd("slipstream-ring", sizeof(struct ring_segment), &segment);
+    enum err e = bells[0] >= 0 && bells[1] >= 0 ? ERR_OK : ERR_IO;
 
-    if (e == ERR_OK && !send_fd(fd, segment.fd)) {
+    if (e == ERR_OK)
+        e = shm_memfd("slipstream-ring", sizeof(struct ring_segment), &segment);
+    if (e == ERR_OK && !send_fds(fd, segment.fd, bells)) {
         shm_close(&segment);
         e = ERR_IO;
     }
     if (e != ERR_OK) {
+        close_all(bells, BELLS);
         close(fd);
         return e;
     }
-    *out = link_new(fd, &segment, true, host, calls);
+    *out = link_new(fd, &segment, bells, true, host, calls);
     return ERR_OK;
 }

@@ -10,9 +10,10 @@
 #include "common/rpc.h"
 
 /*
- * The ring carrier: a SOCK_SEQPACKET socket and two rings in a sealed segment that came over it.
- * The socket is the doorbell (one byte, only when the other side sleeps) and the death notice (end
- * of file). A client shows the session and the token of its hello before it is given a segment.
+ * The ring carrier: a SOCK_SEQPACKET socket, and two rings in a sealed segment and two eventfds
+ * that came over it. The eventfds are the doorbells, rung only when the other side sleeps: waking
+ * by one takes two thirds of the time that a byte in the socket takes. The socket's end of file is
+ * the death notice. A client shows the session and the token of its hello before it is given these.
  * Channel internal; owner's thread.
  */
 struct ring_link;
@@ -28,7 +29,16 @@ enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const
                          size_t b_len);    /* as ring_write() */
 void ring_link_kick(struct ring_link *l);  /* after writes: rings if the other side sleeps */
 void ring_link_drain(struct ring_link *l); /* handles what is there now; on_frame only */
-void ring_link_free(struct ring_link *l);  /* also from inside its callbacks; NULL is fine */
+/*
+ * Looking instead of sleeping. From ring_link_stay_awake() on the other side need not ring, and
+ * ring_link_look() handles what has come; ring_link_doze() ends it, before the owner sleeps. Worth
+ * it only while the other side can run meanwhile: ring_link_is_elsewhere().
+ */
+bool ring_link_is_elsewhere(const struct ring_link *l);
+void ring_link_stay_awake(struct ring_link *l);
+void ring_link_look(struct ring_link *l);
+void ring_link_doze(struct ring_link *l);
+void ring_link_free(struct ring_link *l); /* also from inside its callbacks; NULL is fine */
 
 /* ---- client ---- */
 struct ring_dial;

@@ -566,6 +566,7 @@ enum err placement_open(struct gw *gw)
     struct rpc_client_conf conf = {.url = conf_scheduler_url(gw->conf, url, sizeof(url)),
                                    .name = gw->name,
                                    .channel = (enum rpc_channel)gw->conf->common.channel,
+                                   .look_us = gw->conf->gateway.scheduler_look_us,
                                    .key = gw->rpc_key,
                                    .tls_ca_file = gw->conf->common.rpc_tls_ca_file,
                                    .allow_plain_tcp = gw->conf->common.insecure,

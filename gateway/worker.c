@@ -111,6 +111,21 @@ void worker_dispatch_soon(struct gw *gw)
         h2o_timeout_link(gw->ctx.loop, &gw->ctx.zero_timeout, &gw->dispatch);
 }
 
+static void on_look(h2o_timeout_entry_t *entry)
+{
+    rpc_client_look(container_of(entry, struct gw, look)->scheduler);
+}
+
+/* Answers are taken inside the loop for on_dispatch()'s reason; its entry keeps epoll from
+ * sleeping.
+ */
+static void worker_look_soon(struct gw *gw)
+{
+    gw->look.cb = on_look;
+    if (!h2o_timeout_is_linked(&gw->look))
+        h2o_timeout_link(gw->ctx.loop, &gw->ctx.zero_timeout, &gw->look);
+}
+
 /* Work that was started outside h2o's callbacks sits in its pending lists, and epoll would sleep
  * over it. */
 static int turn_wait_ms(const struct gw *gw, uint64_t now)
@@ -151,6 +166,8 @@ bool worker_run(struct gw *gw)
             rpc_client_flush(gw->mailbox);
         if (gw->access.len >= ACCESS_FLUSH_BYTES)
             access_flush(gw);
+        if (gw->scheduler != NULL && rpc_client_is_looking(gw->scheduler))
+            worker_look_soon(gw);
     }
     access_flush(gw);
     return true;

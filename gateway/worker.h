@@ -43,8 +43,9 @@ struct gw {
     struct pool requests; /* struct gw_request */
     struct list ready;    /* READING: dispatched at the end of the loop turn */
     h2o_timeout_entry_t dispatch;
-    bool look_more;      /* a big body waits for its next piece */
-    struct list looking; /* READING: big bodies, one after the other, a piece each turn */
+    h2o_timeout_entry_t look; /* for the scheduler's answers */
+    bool look_more;           /* a big body waits for its next piece */
+    struct list looking;      /* READING: big bodies, one after the other, a piece each turn */
     struct gw_scratch *scratch;
     struct buf head; /* where upstream heads are put together */
     struct fleet fleet;

@@ -18,6 +18,7 @@
 
 #define BEAT_NS (50 * NS_PER_MS)
 #define STATS_EVERY 5u /* beats */
+#define SHOW_WAIT_NS (5 * NS_PER_MS)
 #define WALL_SLACK_MS 100u
 
 /* ---- time ---- */
@@ -159,17 +160,25 @@ static void rows_publish(struct server *s)
     s->dirty = (struct engine_set){{0}};
 }
 
+static void on_show(struct timer *t)
+{
+    rows_publish(container_of(t, struct server, show));
+}
+
+/* Loads are only read by workers that decide alone: they may be a few milliseconds old. What else
+ * changes is shown at once. */
 static void on_turn_end(void *arg)
 {
     struct server *s = arg;
 
-    if (!set_is_empty(&s->dirty))
-        rows_publish(s);
     if (s->fleet_changed) {
+        rows_publish(s);
         s->fleet_changed = false;
         publish_conf_epoch(&s->publisher, ++s->conf_epoch);
         server_tell_fleet(s);
     }
+    if (!set_is_empty(&s->dirty) && !timer_is_running(&s->show))
+        timer_start(loop_timers(s->loop), &s->show, clock_ns() + SHOW_WAIT_NS);
     tick_set(s);
     rpc_server_flush(s->rpc);
 }
@@ -707,6 +716,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     feeds_open(s);
     s->tick.fire = on_tick;
     s->beat.fire = on_beat;
+    s->show.fire = on_show;
     timer_start(loop_timers(s->loop), &s->beat, clock_ns());
     *out = s;
     return ERR_OK;

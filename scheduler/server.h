@@ -59,7 +59,8 @@ struct server {
     struct explain explain;
     struct rules rules; /* policies in force */
     struct timer tick, beat;
-    struct engine_set dirty; /* rows to publish at the end of this turn */
+    struct timer show;       /* publishes dirty rows */
+    struct engine_set dirty; /* rows to publish: at once with fleet_changed, else soon */
     bool fleet_changed;      /* more than load: workers without the segment must hear */
     double scale;
     uint64_t epoch, started_ns, conf_epoch, beats;

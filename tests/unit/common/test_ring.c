@@ -96,6 +96,23 @@ static void a_sleeper_is_rung_for_once(void **state)
     assert_false(ring_must_ring(&out));
 }
 
+static void whoever_woke_by_himself_is_not_rung_for(void **state)
+{
+    (void)state;
+    assert_true(ring_is_empty(&in));
+    assert_true(ring_sleep(&in));
+    ring_wake(&in);
+    assert_int_equal(ring_write(&out, "a", 1, NULL, 0), ERR_OK);
+    assert_false(ring_must_ring(&out));
+    assert_false(ring_is_empty(&in));
+    assert_false(ring_sleep(&in));
+    assert_int_equal(ring_read(&in, &got), ERR_OK);
+    assert_true(ring_is_empty(&in));
+    assert_true(ring_sleep(&in));
+    assert_int_equal(ring_write(&out, "b", 1, NULL, 0), ERR_OK);
+    assert_true(ring_must_ring(&out));
+}
+
 static void indices_that_cannot_be_kill_the_ring(void **state)
 {
     static const uint64_t bad[] = {4, RING_BYTES + 8, UINT64_MAX - 7, UINT64_C(1) << 63};
@@ -236,6 +253,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_full_ring_is_busy_until_something_was_read, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_sleeper_is_rung_for_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(whoever_woke_by_himself_is_not_rung_for, setup, teardown),
         cmocka_unit_test_setup_teardown(indices_that_cannot_be_kill_the_ring, setup, teardown),
         cmocka_unit_test_setup_teardown(lengths_that_cannot_be_kill_the_ring, setup, teardown),
         cmocka_unit_test_setup_teardown(a_ring_full_of_noise_is_read_without_harm, setup, teardown),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <netinet/in.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,6 +45,7 @@ static struct rpc_peer *peer;
 static bool is_mute; /* the server leaves calls unanswered */
 static bool refuse_hello;
 static unsigned grants_per_call;
+static uint32_t look_us;
 static uint64_t next_grant;
 
 /* what the client saw */
@@ -240,6 +242,7 @@ static struct rpc_client *client_new(const char *key)
                                          .key = key,
                                          .channel = channel,
                                          .allow_plain_tcp = is_tcp,
+                                         .look_us = look_us,
                                          .on_up = on_up,
                                          .on_down = on_down,
                                          .on_event = on_event};
@@ -287,6 +290,7 @@ static int setup(void)
     ups = downs = done_ok = done_timeout = done_gone = done_other = lates = events = 0;
     report_sum = last_handle = next_grant = up_epoch = event_sum = last_event = 0;
     is_mute = refuse_hello = false;
+    look_us = 0;
     down_reason[0] = '\0';
     peer = NULL;
     loop = loop_new();
@@ -559,6 +563,78 @@ static void a_refused_hello_is_told_with_its_reason(void **state)
     assert_int_equal(report(1), ERR_GONE);
 }
 
+static void run_on(int cpu)
+{
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)cpu, &set);
+    assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+/* The server's end goes to sleep on one CPU, the client then asks from another. */
+static void ask_from_elsewhere(const cpu_set_t *cpus)
+{
+    int first = 0, second;
+
+    while (!CPU_ISSET((unsigned)first, cpus))
+        first++;
+    second = first + 1;
+    while (!CPU_ISSET((unsigned)second, cpus))
+        second++;
+    server_start(7);
+    client_start();
+    run_on(first);
+    assert_int_equal(place(1, ANY_MS, NULL), ERR_OK);
+    rpc_client_flush(client);
+    while (done_ok == 0) {
+        rpc_client_look(client);
+        loop_turn(loop, 1);
+    }
+    run_on(second);
+    assert_int_equal(place(2, ANY_MS, NULL), ERR_OK);
+    rpc_client_flush(client);
+}
+
+static void an_answer_is_looked_for_while_the_server_runs_elsewhere(void **state)
+{
+    cpu_set_t cpus;
+
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof(cpus), &cpus), 0);
+    if (CPU_COUNT(&cpus) < 2)
+        skip();
+    look_us = ANY_MS * 1000;
+    ask_from_elsewhere(&cpus);
+    assert_true(rpc_client_is_looking(client));
+    while (served < 2)
+        loop_turn(loop, 100);
+    loop_turn(loop, 0);
+    assert_int_equal(done_ok, 1); /* nobody rang */
+    rpc_client_look(client);
+    assert_int_equal(done_ok, 2);
+    assert_false(rpc_client_is_looking(client));
+    grant(peer); /* asleep again, and rung for */
+    turn_until(events == 1);
+    assert_int_equal(sched_setaffinity(0, sizeof(cpus), &cpus), 0);
+}
+
+static void looking_ends_and_a_late_answer_rings(void **state)
+{
+    cpu_set_t cpus;
+
+    (void)state;
+    assert_int_equal(sched_getaffinity(0, sizeof(cpus), &cpus), 0);
+    if (CPU_COUNT(&cpus) < 2)
+        skip();
+    look_us = 1;
+    ask_from_elsewhere(&cpus);
+    while (rpc_client_is_looking(client))
+        rpc_client_look(client);
+    turn_until(done_ok == 2);
+    assert_int_equal(sched_setaffinity(0, sizeof(cpus), &cpus), 0);
+}
+
 static void a_ring_that_is_full_for_a_moment_loses_nothing(void **state)
 {
     Slipstream__V1__Query q;
@@ -737,6 +813,8 @@ int main(void)
         both_carriers(a_peer_that_leaves_is_gone_after_its_grace),
         both_carriers(calls_under_way_end_when_the_client_closes),
         both_carriers(a_refused_hello_is_told_with_its_reason),
+        over_ring(an_answer_is_looked_for_while_the_server_runs_elsewhere),
+        over_ring(looking_ends_and_a_late_answer_rings),
         over_ring(a_ring_that_is_full_for_a_moment_loses_nothing),
 #ifdef SLIP_FAULTS
         over_ring(a_ring_that_stays_full_is_busy_for_calls_and_keeps_reports),
