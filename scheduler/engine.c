@@ -23,6 +23,11 @@ double engine_ratio(const struct fleet *f, const struct engine *e)
     return e->model_count > 0 ? f->models[e->models[0]].ratio : f->models[MODELS_MAX].ratio;
 }
 
+double engine_queue_s(const struct engine *e)
+{
+    return e->prefilling > 0 && e->q_seconds > 0 ? e->q_seconds : 0;
+}
+
 double engine_prefill_s(const struct engine *e, double u, double n)
 {
     return e->time.tok * u + e->time.attn * u * (n - u / 2);

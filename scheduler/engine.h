@@ -103,7 +103,7 @@ struct engine {
     bool kv_events;       /* it has sent some */
     uint64_t kv_resident; /* tokens stored - removed, by them */
     /* What runs here, whoever placed it; load.c keeps them: */
-    double q_seconds;    /* prefills dispatched without a first byte */
+    double q_seconds;    /* prefills dispatched without a first byte; rounding leaves a trace */
     uint64_t q_tokens;   /* of these: tokens that were not cached */
     double x_tokens;     /* prompts and expected outputs of running requests */
     uint32_t prefilling; /* running requests without a first byte */
@@ -118,6 +118,8 @@ struct fleet;
 /* KV capacity in tokens. */
 uint64_t engine_capacity(const struct engine *e);
 double engine_ratio(const struct fleet *f, const struct engine *e); /* bytes per token there */
+/* q_seconds without the trace: for people. */
+double engine_queue_s(const struct engine *e);
 /* Seconds to prefill u uncached tokens of a prompt of n. */
 double engine_prefill_s(const struct engine *e, double u, double n);
 

@@ -111,7 +111,10 @@ void load_first_byte(struct core *c, struct lease *l)
     l->prefilling = false;
     must(e->prefilling > 0 && e->q_tokens >= l->q_tokens);
     e->q_tokens -= l->q_tokens;
-    e->q_seconds = --e->prefilling > 0 && e->q_seconds > l->est_s ? e->q_seconds - l->est_s : 0;
+    e->prefilling--;
+    /* What rounding leaves of an empty queue stays: between idle engines it decides, as in the
+     * reference model. */
+    e->q_seconds -= l->est_s;
 }
 
 void load_leave_workflow(struct core *c, struct lease *l)
@@ -130,7 +133,7 @@ void load_leave(struct core *c, struct lease *l)
         return;
     load_first_byte(c, l);
     l->loaded = false;
-    e->x_tokens = e->running > 1 && e->x_tokens > l->load_tokens ? e->x_tokens - l->load_tokens : 0;
+    e->x_tokens -= l->load_tokens;
     if (l->stay != NULL)
         stay_leave(c, l);
     else

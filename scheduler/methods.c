@@ -106,7 +106,7 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->failures = e->failures;
     to->kv_tokens = engine_capacity(e);
     to->claimed_tokens = e->claims;
-    to->queue = e->q_seconds;
+    to->queue = engine_queue_s(e);
 }
 
 static bool engines_message(struct server *s, Slipstream__V1__Engines *out)

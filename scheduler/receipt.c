@@ -46,7 +46,7 @@ uint32_t receipt_rows(struct core *c, const struct ask *ask)
                                                          .workflows = e->workflows,
                                                          .has_cost = !isnan(cost),
                                                          .cost = isnan(cost) ? 0 : cost,
-                                                         .queue_seconds = e->q_seconds};
+                                                         .queue_seconds = engine_queue_s(e)};
     }
     return first;
 }

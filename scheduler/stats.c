@@ -201,7 +201,7 @@ static void engine_refresh(struct stats *st, uint32_t i, const struct engine *e)
     metric_add(s[5], (double)(e->failures - st->engine_failures[i]));
     metric_set(s[6], (double)engine_capacity(e));
     metric_set(s[7], (double)e->claims);
-    metric_set(s[8], e->q_seconds);
+    metric_set(s[8], engine_queue_s(e));
     st->engine_requests[i] = e->requests;
     st->engine_failures[i] = e->failures;
 }
