@@ -126,31 +126,31 @@ void brain_tick(struct core *c, const struct brain_fleet *f)
         gate_move(c, f);
 }
 
+/* When the credit will do for turn at the present tax, which grows with its wait: looked at again
+ * after a second at the latest. */
+static uint64_t paid_ns(const struct core *c, const struct wait *turn)
+{
+    struct brain_fleet f = brain_fleet(c);
+    double refill = brain_refill_s(&f, wait_tokens(turn));
+    double waited = (double)(c->now - turn->since_ns) / NS_PER_S;
+    double missing = refill - c->brain.credit, rate = f.engines * brain_tax(c, waited, refill);
+
+    if (missing <= 0 || missing >= rate)
+        return NS_PER_S;
+    return missing < 0.05 * rate ? NS_PER_S / 20 : (uint64_t)(missing / rate * NS_PER_S);
+}
+
+/* While requests run they bring drains, and ticks come with those. */
 uint64_t brain_next_deadline(const struct core *c)
 {
     const struct brain *b = &c->brain;
     const struct wait *turn = waits_oldest(&c->waits);
-    uint64_t next = b->tick_ns + TICK_NS, at;
-    struct brain_fleet f;
-    double missing, rate;
 
-    if (turn == NULL) {
-        bool quiet = list_is_empty(&b->rents) && b->gate >= GATE_OPEN && c->stats.leases == 0 &&
-                     b->waste <= 0 && b->wfrac < 1e-3;
-
-        return quiet ? UINT64_MAX : next;
-    }
-    /* When the credit should do for who has waited longest; looked at once a second at least,
-     * because the tax grows with the wait. */
-    f = brain_fleet(c);
-    missing = brain_refill_s(&f, wait_tokens(turn)) - b->credit;
-    rate = f.engines * brain_tax(c, (double)(c->now - turn->since_ns) / NS_PER_S,
-                                 brain_refill_s(&f, wait_tokens(turn)));
-    at = missing <= 0     ? NS_PER_S
-         : rate > missing ? (uint64_t)(missing / rate * NS_PER_S)
-                          : NS_PER_S;
-    if (at < 50 * NS_PER_MS)
-        at = 50 * NS_PER_MS;
-    at += b->credit_ns;
-    return at < next ? at : next;
+    if (turn != NULL)
+        return b->credit_ns + (c->stats.leases > 0 ? TICK_NS : paid_ns(c, turn));
+    if (c->stats.leases > 0)
+        return b->credit_ns + TICK_NS;
+    if (list_is_empty(&b->rents) && b->gate >= GATE_OPEN && b->wfrac < 1e-3 && b->waste <= 0)
+        return UINT64_MAX;
+    return b->tick_ns + TICK_NS;
 }

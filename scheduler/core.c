@@ -397,6 +397,7 @@ static enum err on_workflow_end(struct core *c, const struct workflow_event *ev)
     if (ev->purge)
         list_for_safe(pos, &w->waiting)
             wait_refuse(c, container_of(pos, struct wait, of_workflow), ERR_CANCELLED);
+    c->brain.end_signals++;
     workflow_end(c, w);
     return ERR_OK;
 }
@@ -472,7 +473,7 @@ static bool may_make_room(enum event_type type)
 {
     return type != EV_QUERY && type != EV_DISPATCHED && type != EV_RESUME &&
            type != EV_AGENT_NOTE && type != EV_WF_RESTORE && type != EV_KV_STORED &&
-           type != EV_KV_REMOVED;
+           type != EV_KV_REMOVED && type != EV_ENGINE_STATS;
 }
 
 enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, struct actions *out)

@@ -227,9 +227,10 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
     l->agent->last_ns = c->now;
     lease_detach_workflow(c, l);
     workflow_touch(c, w);
-    if (w->ending && w->inflight == 0 && w->waiting_count == 0)
+    if (w->ending && w->inflight == 0 && w->waiting_count == 0) {
+        c->brain.end_signals++;
         workflow_end(c, w);
-    else
+    } else
         action_home(c, w);
 }
 
