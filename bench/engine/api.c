@@ -34,7 +34,7 @@ static void generate(struct conn *c, const struct http_request *q, enum ask_kind
     struct ask_error e;
 
     if (ask_parse(&a, kind, q->body.at, q->body.len, &s->limits, &e))
-        server_submit(s, c, &a, q->request_id);
+        server_submit(s, c, &a, q);
     else
         give_error(c, &e, kind == ASK_MESSAGES);
     ask_fini(&a);

@@ -146,11 +146,41 @@ static bool set_engine_option(struct options *o, int letter, const char *name, c
     }
 }
 
+/* What it tells of its cache. False: not one of these. */
+static bool set_kv_option(struct kv_feed_conf *kv, int letter, const char *name, const char *v)
+{
+    switch (letter) {
+    case 'K':
+        kv->pub.events = v;
+        return true;
+    case 'R':
+        kv->pub.replay = v;
+        return true;
+    case 'T':
+        kv->pub.topic = v;
+        return true;
+    case 'E':
+        if (strcmp(v, "array") != 0 && strcmp(v, "map") != 0)
+            bad_argument(name, v);
+        kv->form = strcmp(v, "map") == 0 ? KV_FORM_MAP : KV_FORM_ARRAY;
+        return true;
+    case 'D':
+        kv->delay_ms = (double)number(name, v, 0, 3600000);
+        return true;
+    case 'd':
+        kv->content = true;
+        kv->digest_seed = number(name, v, 1, UINT64_MAX);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void set_option(struct options *o, int letter, const char *name, const char *v)
 {
     struct server_conf *s = &o->server;
 
-    if (set_engine_option(o, letter, name, v))
+    if (set_engine_option(o, letter, name, v) || set_kv_option(&s->kv, letter, name, v))
         return;
     switch (letter) {
     case 'l':
@@ -246,7 +276,11 @@ static void run(struct options *o)
     h2o_loop_t *loop = h2o_evloop_create();
     struct server s;
 
-    server_init(&s, loop, &o->server, o->keepalive_ms);
+    if (!server_init(&s, loop, &o->server, o->keepalive_ms)) {
+        log_error("kv_events_failed", "events=%s replay=%s error=\"%s\"", o->server.kv.pub.events,
+                  o->server.kv.pub.replay != NULL ? o->server.kv.pub.replay : "-", strerror(errno));
+        exit(1);
+    }
     if (http_listen(&s.http, o->listen, false) != ERR_OK ||
         (o->control != NULL && http_listen(&s.http, o->control, true) != ERR_OK)) {
         log_error("listen_failed", "address=%s error=\"%s\"", o->listen, strerror(errno));
@@ -275,7 +309,7 @@ int main(int argc, char **argv)
 {
     struct options o = {.listen = "127.0.0.1:8001",
                         .keepalive_ms = 5000,
-                        .server = {.id = "engine", .time_scale = 1}};
+                        .server = {.id = "engine", .time_scale = 1, .kv.form = KV_FORM_MAP}};
     struct sigaction sa = {.sa_handler = on_signal};
 
     set_profile(&o, "70b");

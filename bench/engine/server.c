@@ -30,6 +30,7 @@ static void job_free(struct job *j)
     buf_fini(&j->text);
     buf_fini(&j->tool);
     free(j->ids);
+    kv_prompt_fini(&j->prompt);
     free(j);
 }
 
@@ -52,6 +53,8 @@ static void on_gone(struct conn *c)
     struct job *j = c->job;
 
     engine_cancel(j->server->core, server_now(j->server), &j->req);
+    if (j->server->kv != NULL)
+        kv_feed_flush(j->server->kv);
     job_retire(j);
 }
 
@@ -162,6 +165,9 @@ static void on_event(struct server *s, const struct engine_event *ev)
     struct job *j = container_of(ev->req, struct job, req);
 
     job_measure(j, ev);
+    if (s->kv != NULL && ev->kind != ENGINE_TOKENS)
+        kv_feed_content(s->kv, &j->req, ev->kind == ENGINE_DONE ? j->req.n_ids : j->req.np,
+                        &j->prompt);
     if (ev->kind == ENGINE_DONE)
         j->done = true;
     else
@@ -209,6 +215,8 @@ static void drive(struct server *s)
         job_flush(j);
     }
     reap(s);
+    if (s->kv != NULL)
+        kv_feed_flush(s->kv);
     s->driving = false;
     arm(s);
 }
@@ -310,8 +318,18 @@ static struct job *job_new(struct server *s, struct conn *c, struct ask *a,
     return j;
 }
 
+static void on_block(void *arg, const struct engine_block *b)
+{
+    struct server *s = arg;
+    const struct job *j = NULL;
+
+    if (b->req != NULL)
+        j = (const struct job *)(const void *)((const char *)b->req - offsetof(struct job, req));
+    kv_feed_block(s->kv, b, j != NULL ? &j->prompt : NULL);
+}
+
 /* The chain covers the output as well: what we will say is known already. */
-static void job_chain(struct job *j, struct ask *a)
+static void job_chain(struct job *j, struct ask *a, struct phr_span body)
 {
     uint32_t block = j->server->conf.engine.block_tokens;
 
@@ -321,6 +339,9 @@ static void job_chain(struct job *j, struct ask *a)
     j->req.n_ids = text_ids(&a->tokens, block, a->root, j->ids);
     j->req.np = (j->req.nin - 1) / block; /* the last prompt token is always computed */
     j->req.ids = j->ids;
+    if (j->server->kv != NULL)
+        kv_feed_prompt(j->server->kv, &j->prompt, j->kind, body.at, body.len, buf_cstr(&a->model),
+                       &a->tokens);
 }
 
 static void submit_null(struct server *s, struct job *j)
@@ -339,17 +360,17 @@ static void submit_null(struct server *s, struct job *j)
     reap(s);
 }
 
-void server_submit(struct server *s, struct conn *c, struct ask *a, struct phr_span request_id)
+void server_submit(struct server *s, struct conn *c, struct ask *a, const struct http_request *q)
 {
     static const char busy[] = "{\"error\":{\"message\":\"The request does not fit the KV cache\","
                                "\"type\":\"BadRequestError\",\"param\":null,\"code\":400}}";
-    struct job *j = job_new(s, c, a, request_id);
+    struct job *j = job_new(s, c, a, q->request_id);
 
     if (s->conf.null_profile) {
         submit_null(s, j);
         return;
     }
-    job_chain(j, a);
+    job_chain(j, a, q->body);
     drive(s); /* what is due ends before this one arrives */
     if (j->conn == NULL)
         return;
@@ -369,9 +390,11 @@ void server_reset(struct server *s)
 {
     engine_reset(s->core);
     memset(&s->metrics, 0, sizeof s->metrics);
+    if (s->kv != NULL)
+        kv_feed_flush(s->kv);
 }
 
-void server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *conf,
+bool server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *conf,
                  uint32_t keepalive_ms)
 {
     struct http_conf http = {.serve = api_serve,
@@ -396,7 +419,14 @@ void server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *c
     list_init(&s->jobs);
     list_init(&s->dirty);
     list_init(&s->dead);
-    s->core = engine_new(&conf->engine);
+    if (conf->kv.pub.events != NULL) {
+        s->kv = kv_feed_open(&conf->kv, conf->engine.block_tokens, conf->time_scale);
+        if (s->kv == NULL)
+            return false;
+        s->conf.engine.on_block = on_block;
+        s->conf.engine.hook_arg = s;
+    }
+    s->core = engine_new(&s->conf.engine);
     s->events_cap = engine_events_max(s->core);
     s->events = calloc(s->events_cap, sizeof *s->events);
     must(s->events != NULL);
@@ -407,6 +437,7 @@ void server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *c
     s->timer = h2o_evloop_socket_create(loop, s->timer_fd, H2O_SOCKET_FLAG_DONT_READ);
     s->timer->data = s;
     h2o_socket_read_start(s->timer, on_timer);
+    return true;
 }
 
 void server_fini(struct server *s)
@@ -417,6 +448,7 @@ void server_fini(struct server *s)
     h2o_timeout_dispose(s->http.loop, &s->pace);
     engine_free(s->core);
     free(s->events);
+    kv_feed_close(s->kv);
     for (size_t i = 0; i < SERVER_MODELS_MAX; i++)
         free(s->models_json[i]);
 }

@@ -6,6 +6,7 @@
 #include "bench/engine/ask.h"
 #include "bench/engine/core.h"
 #include "bench/engine/http.h"
+#include "bench/engine/kv_feed.h"
 #include "bench/engine/metrics.h"
 
 /*
@@ -19,6 +20,7 @@ struct server_conf {
     const char *id;
     const char *models[SERVER_MODELS_MAX + 1]; /* NULL at the end */
     struct engine_conf engine;
+    struct kv_feed_conf kv;
     bool null_profile; /* no core: answers at once */
     bool late_head;    /* the head of a stream comes with the first token, not at once */
     double time_scale;
@@ -40,7 +42,8 @@ struct job {
     uint64_t seed;
     struct buf text, tool;
     uint64_t *ids;
-    double last_s; /* when its last token came */
+    struct kv_prompt prompt; /* where there is a feed */
+    double last_s;           /* when its last token came */
     h2o_timeout_entry_t pace_entry;
 };
 
@@ -49,6 +52,7 @@ struct server {
     struct http http;
     struct ask_limits limits;
     struct engine *core;
+    struct kv_feed *kv; /* NULL: none */
     struct engine_event *events;
     size_t events_cap;
     struct list jobs, dirty, dead;
@@ -64,13 +68,14 @@ struct server {
     struct metrics metrics;
 };
 
-void server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *conf,
+/* False: the endpoints of KV events are no good; errno tells. */
+bool server_init(struct server *s, h2o_loop_t *loop, const struct server_conf *conf,
                  uint32_t keepalive_ms);
 void server_fini(struct server *s);
 double server_now(const struct server *s); /* model seconds */
 
 /* Takes over what it needs of a; the answer follows now or later. */
-void server_submit(struct server *s, struct conn *c, struct ask *a, struct phr_span request_id);
+void server_submit(struct server *s, struct conn *c, struct ask *a, const struct http_request *q);
 void server_reset(struct server *s); /* empties the cache and zeroes the counters */
 
 /* api.c: the HTTP surface, by routes.def. */
