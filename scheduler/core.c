@@ -86,25 +86,12 @@ static void lease_revoke(struct core *c, struct lease *l, enum err err)
 
 /* ---- the core ---- */
 
-static enum err specs_parse(const struct core_conf *conf, struct policy_spec *spec,
-                            struct policy_spec *fallback)
-{
-    enum err err = spec_parse(conf->policy, spec, NULL, 0);
-
-    if (err == ERR_OK)
-        err = spec_parse(conf->default_policy, fallback, NULL, 0);
-    return err == ERR_OK && spec_needs_workflow(fallback) ? ERR_CONF : err;
-}
-
 static enum err conf_apply(struct core *c, const struct core_conf *conf)
 {
-    const struct policy *was = c->policy;
-    struct policy_spec spec, fallback;
-    enum err err = specs_parse(conf, &spec, &fallback);
+    enum err err = policies_set(c, conf);
 
     if (err != ERR_OK)
         return err;
-    policies_set(c, &spec, &fallback);
     c->conf.max_agents = conf->max_agents;
     c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
     c->conf.agent_active_ns = conf->agent_active_ns;
@@ -116,10 +103,7 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->conf.group_wait_ms = conf->group_wait_ms;
     c->priority_age = PRIORITY_AGE;
     view_reset(&c->view);
-    if (was != NULL && was != c->policy && was->closed != NULL)
-        was->closed(c);
-    if (c->policy->opened != NULL)
-        c->policy->opened(c);
+    policies_open(c);
     return ERR_OK;
 }
 
@@ -156,15 +140,13 @@ static void tables_init(struct core *c)
 
 enum err core_new(const struct core_conf *conf, struct core **out)
 {
-    struct policy_spec spec, fallback;
-    struct core *c;
+    struct core *c = calloc(1, sizeof(*c));
+    enum err err;
 
-    if (specs_parse(conf, &spec, &fallback) != ERR_OK)
-        return ERR_CONF;
-    c = calloc(1, sizeof(*c));
     must(c != NULL);
     c->conf = *conf;
     c->conf.policy = c->conf.default_policy = NULL;
+    c->conf.rules = NULL;
     if (c->conf.text_block == 0)
         c->conf.text_block = TEXT_BLOCK;
     fleet_init(&c->fleet, conf->ratio > 0 ? conf->ratio : RATIO_START);
@@ -172,9 +154,12 @@ enum err core_new(const struct core_conf *conf, struct core **out)
     load_init(&c->load, conf->max_leases);
     view_init(&c->view, conf->hash_seed);
     brain_init(&c->brain);
-    must(conf_apply(c, conf) == ERR_OK);
-    *out = c;
-    return ERR_OK;
+    err = conf_apply(c, conf);
+    if (err != ERR_OK)
+        core_free(c);
+    else
+        *out = c;
+    return err;
 }
 
 void core_free(struct core *c)
@@ -206,8 +191,7 @@ static void engine_lost(struct core *c, struct engine *e)
 {
     view_engine_lost(c, e);
     policies_cleared(c, e);
-    if (c->policy->engine_gone != NULL)
-        c->policy->engine_gone(c, e);
+    policies_tell(c, engine_gone, e);
 }
 
 static void engine_heard(struct core *c, struct engine *e, bool ok, bool unreachable)
@@ -286,8 +270,7 @@ static enum err on_stats(struct core *c, const struct stats_event *ev)
     s->has_waiting |= ev->has_waiting;
     s->has_kv_tokens |= ev->has_kv_tokens;
     s->has_kv_used |= ev->has_kv_used;
-    if (c->policy->stats != NULL)
-        c->policy->stats(c, e);
+    policies_tell(c, stats, e);
     return ERR_OK;
 }
 
@@ -362,8 +345,7 @@ static enum err on_report(struct core *c, enum event_type type, const struct rep
         l->first_ns = c->now;
         load_first_byte(c, l);
         view_first_byte(c, l);
-        if (c->policy->first_byte != NULL)
-            c->policy->first_byte(c, l);
+        policies_tell(c, first_byte, l);
         return ERR_OK;
     }
     e = l->engine;
@@ -486,24 +468,22 @@ enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, stru
     out->count = 0;
     receipts_clear(&c->receipts);
     err = event_take(c, ev);
-    if (c->policy->drain != NULL && may_make_room(ev->type))
-        c->policy->drain(c);
+    if (may_make_room(ev->type))
+        policies_drain(c);
     c->stats.gate = c->brain.gate < GATE_OPEN ? c->brain.gate : 0;
     c->stats.waste = c->brain.wfrac;
     c->stats.credit = c->brain.credit;
     return err;
 }
+
 uint64_t core_next_deadline(const struct core *c)
 {
     uint64_t next = timers_next(&c->timers), other = workflows_next_expiry(c);
 
     if (other < next)
         next = other;
-    if (c->policy->next_deadline != NULL) {
-        other = c->policy->next_deadline(c);
-        next = other < next ? other : next;
-    }
-    return next;
+    other = policies_next_deadline(c);
+    return other < next ? other : next;
 }
 
 /* ---- views ---- */
@@ -515,7 +495,7 @@ const struct core_stats *core_stats_get(const struct core *c)
 
 const char *core_policy_name(const struct core *c)
 {
-    return c->policy->name;
+    return c->policies->items[0].policy->name;
 }
 
 const struct engine *core_engine(const struct core *c, uint32_t index)

@@ -58,6 +58,7 @@ enum strategy { PLACE_AUTO, PLACE_STRICT, PLACE_SPREAD, PLACE_ISOLATED };
 /* Requests of this model and route are placed by this policy, whether or not they have a workflow.
  */
 #define POLICY_RULES_MAX 64u
+#define ROUTE_MAX 127u
 struct policy_rule {
     const char *model, *route; /* "": any */
     const char *policy;

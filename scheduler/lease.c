@@ -246,8 +246,7 @@ static void learn_usage(struct core *c, struct lease *l, const struct report_eve
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
     view_ended(c, l, cause, r);
-    if (c->policy->ended != NULL)
-        c->policy->ended(c, l, cause, r);
+    policies_tell(c, ended, l, cause, r);
     if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)
         learn_usage(c, l, r);
     timer_stop(&c->timers, &l->deadline);

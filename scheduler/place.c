@@ -20,7 +20,7 @@ static void action_no(struct core *c, const struct query *q, enum err err)
     c->stats.refused[err]++;
 }
 
-static void action_wait(struct core *c, const struct wait *w)
+static void action_wait(struct core *c, const struct wait *w, const char *policy)
 {
     struct action *act = action_add(c, ACT_WAIT);
 
@@ -28,7 +28,7 @@ static void action_wait(struct core *c, const struct wait *w)
     act->handle = w->query.handle;
     act->workflow = w->workflow->self;
     act->reason = w->reason;
-    act->policy = c->policy->name;
+    act->policy = policy;
     act->deadline_ns = timer_is_running(&w->deadline) ? w->deadline.at_ns - c->now : 0;
     act->waited_ns = c->now - w->since_ns;
 }
@@ -180,7 +180,7 @@ static void lease_note_workflow(struct core *c, struct lease *l, const struct qu
 
 /* Everything that follows from "this request now runs there". engine NULL: nobody knows where. */
 static enum err dispatch(struct core *c, const struct ask *ask, const struct choice *choice,
-                         struct lease **out)
+                         const struct policy *policy, struct lease **out)
 {
     const struct query *q = ask->query;
     struct engine *e = choice->engine;
@@ -211,8 +211,9 @@ static enum err dispatch(struct core *c, const struct ask *ask, const struct cho
     }
     if (l->workflow != NULL)
         lease_note_workflow(c, l, q);
-    if (c->policy->dispatched != NULL)
-        c->policy->dispatched(c, l);
+    policies_tell(c, dispatched, l);
+    if (policy->placed != NULL)
+        policy->placed(c, l);
     if (e != NULL) {
         e->requests += !l->resumed;
         action_engine(c, e);
@@ -233,12 +234,13 @@ static bool worker_is_known(const struct core *c, uint32_t worker)
 /* false: it is held, and choice says why. */
 static bool ask_place(struct core *c, struct ask *ask, struct choice *choice, enum err *err)
 {
-    const struct policy *policy = ask->workflow != NULL ? c->policy : c->fallback;
+    const struct placement *p = policies_choose(c, ask->query, ask->workflow != NULL);
+    const struct policy *policy = p->policy;
     struct lease *l;
     uint32_t first;
 
-    ask->spec = ask->workflow != NULL ? &c->spec : &c->fallback_spec;
-    ask->state = ask->workflow != NULL ? c->state : c->fallback_state;
+    ask->spec = &p->spec;
+    ask->state = p->state;
     ask_bias(ask);
     ask_look(c, ask, policy);
     if (c->leases.used == c->leases.capacity) { /* before anything is spent on it */
@@ -249,7 +251,7 @@ static bool ask_place(struct core *c, struct ask *ask, struct choice *choice, en
         return false;
     must(choice->engine != NULL);
     first = receipt_rows(c, ask);
-    *err = dispatch(c, ask, choice, &l);
+    *err = dispatch(c, ask, choice, policy, &l);
     must(*err == ERR_OK);
     action_go(c, ask->query, l, policy, first);
     return true;
@@ -278,7 +280,7 @@ void query_take(struct core *c, const struct query *q)
         err = wait_make(c, &ask, &choice, &w);
         if (err == ERR_OK) {
             ask.workflow->ending = q->final;
-            action_wait(c, w);
+            action_wait(c, w, spec_name(ask.spec));
         }
     }
     if (err != ERR_OK)
@@ -312,7 +314,7 @@ enum err placed_take(struct core *c, const struct query *q, enum reason reason)
     ask.tokens = (uint32_t)(q->prompt_bytes / ask.model->ratio);
     if (ask_identity(c, q, &ask) != ERR_OK)
         ask.workflow = NULL; /* no room for its workflow; the lease still counts */
-    err = dispatch(c, &ask, &choice, &l);
+    err = dispatch(c, &ask, &choice, policies_choose(c, q, ask.workflow != NULL)->policy, &l);
     if (err == ERR_OK)
         c->stats.decisions[reason]++;
     return err;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scheduler/policy.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,66 +19,187 @@ const struct policy *policy_get(const struct policy_spec *spec)
     return policies[spec->symbol];
 }
 
-static void *state_start(struct core *c, const struct policy_spec *spec)
-{
-    const struct policy *p = policy_get(spec);
+/* ---- which ones ---- */
 
-    return p->start != NULL ? p->start(c, spec) : NULL;
+static struct placement *text_find(struct placements *p, const char *text)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        if (strcmp(p->items[i].spec.text, text) == 0)
+            return &p->items[i];
+    return NULL;
 }
 
-static void state_stop(struct core *c, const struct policy *p, void *state)
+static enum err text_add(struct placements *p, const char *text, uint32_t *out)
 {
-    if (state != NULL)
-        p->stop(c, state);
+    struct placement *at = text_find(p, text), fresh = {.hears = true};
+    enum err err;
+
+    if (at != NULL) {
+        *out = (uint32_t)(at - p->items);
+        return ERR_OK;
+    }
+    err = spec_parse(text, &fresh.spec, NULL, 0);
+    if (err != ERR_OK)
+        return err;
+    fresh.policy = policy_get(&fresh.spec);
+    for (uint32_t i = 0; i < p->count; i++)
+        fresh.hears &= p->items[i].policy != fresh.policy;
+    if (!fresh.hears && fresh.policy->opened != NULL)
+        return ERR_CONF;
+    *out = p->count++;
+    p->items[*out] = fresh;
+    return ERR_OK;
 }
 
-static bool is_same(const struct policy_spec *a, const struct policy_spec *b)
+static enum err placements_read(struct placements *p, const struct core_conf *conf)
 {
-    return strcmp(a->text, b->text) == 0;
+    uint32_t general;
+    enum err err = text_add(p, conf->policy, &general);
+
+    if (err == ERR_OK)
+        err = text_add(p, conf->default_policy, &p->fallback);
+    if (err == ERR_OK && spec_needs_workflow(&p->items[p->fallback].spec))
+        err = ERR_CONF;
+    if (conf->rule_count > POLICY_RULES_MAX)
+        err = ERR_CONF;
+    for (uint32_t i = 0; err == ERR_OK && i < conf->rule_count; i++) {
+        const struct policy_rule *told = &conf->rules[i];
+        struct placement_rule *r = &p->rules[p->rule_count++];
+
+        if (strlen(told->model) >= sizeof(r->model) || strlen(told->route) >= sizeof(r->route))
+            return ERR_CONF;
+        snprintf(r->model, sizeof(r->model), "%s", told->model);
+        snprintf(r->route, sizeof(r->route), "%s", told->route);
+        err = text_add(p, told->policy, &r->item);
+    }
+    return err;
 }
 
-void policies_set(struct core *c, const struct policy_spec *spec,
-                  const struct policy_spec *fallback)
+static bool fits(const char *wanted, struct text told)
 {
-    const struct policy *old[2] = {c->policy, c->fallback};
-    void *was[2] = {c->state, c->fallback_state};
-    bool kept[2] = {is_same(&c->spec, spec) || is_same(&c->spec, fallback),
-                    is_same(&c->fallback_spec, spec) || is_same(&c->fallback_spec, fallback)};
-    void *first, *second;
+    return *wanted == '\0' || (strlen(wanted) == told.len && memcmp(wanted, told.p, told.len) == 0);
+}
 
-    first = is_same(spec, &c->spec)            ? was[0]
-            : is_same(spec, &c->fallback_spec) ? was[1]
-                                               : state_start(c, spec);
-    second = is_same(fallback, spec)                ? first
-             : is_same(fallback, &c->spec)          ? was[0]
-             : is_same(fallback, &c->fallback_spec) ? was[1]
-                                                    : state_start(c, fallback);
-    if (!kept[0])
-        state_stop(c, old[0], was[0]);
-    if (!kept[1] && was[1] != was[0])
-        state_stop(c, old[1], was[1]);
-    c->policy = policy_get(spec);
-    c->fallback = policy_get(fallback);
-    c->spec = *spec;
-    c->fallback_spec = *fallback;
-    c->state = first;
-    c->fallback_state = second;
+const struct placement *policies_choose(const struct core *c, const struct query *q,
+                                        bool has_workflow)
+{
+    const struct placements *p = c->policies;
+
+    for (uint32_t i = 0; i < p->rule_count; i++) {
+        const struct placement *at = &p->items[p->rules[i].item];
+
+        if (fits(p->rules[i].model, q->model) && fits(p->rules[i].route, q->route) &&
+            (has_workflow || !spec_needs_workflow(&at->spec)))
+            return at;
+    }
+    return &p->items[has_workflow ? 0 : p->fallback];
+}
+
+/* ---- their coming and going ---- */
+
+static bool has_policy(const struct placements *p, const struct policy *policy)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->items[i].policy == policy)
+            return true;
+    return false;
+}
+
+/* States that nobody took over. */
+static void placements_drop(struct core *c, struct placements *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->items[i].state != NULL)
+            p->items[i].policy->stop(c, p->items[i].state);
+    free(p);
+}
+
+enum err policies_set(struct core *c, const struct core_conf *conf)
+{
+    struct placements *was = c->policies, *p = calloc(1, sizeof(*p));
+    enum err err;
+
+    must(p != NULL);
+    err = placements_read(p, conf);
+    if (err != ERR_OK) {
+        free(p);
+        return err;
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct placement *at = &p->items[i],
+                         *old = was != NULL ? text_find(was, at->spec.text) : NULL;
+
+        if (old != NULL) {
+            at->state = old->state;
+            old->state = NULL;
+        } else if (at->policy->start != NULL) {
+            at->state = at->policy->start(c, &at->spec);
+        }
+    }
+    c->policies = p;
+    if (was == NULL)
+        return ERR_OK;
+    for (uint32_t i = 0; i < was->count; i++)
+        if (was->items[i].hears && !has_policy(p, was->items[i].policy) &&
+            was->items[i].policy->closed != NULL)
+            was->items[i].policy->closed(c);
+    placements_drop(c, was);
+    return ERR_OK;
+}
+
+void policies_open(struct core *c)
+{
+    policies_tell(c, opened, &told->spec);
 }
 
 void policies_stop(struct core *c)
 {
-    state_stop(c, c->policy, c->state);
-    if (c->fallback_state != c->state)
-        state_stop(c, c->fallback, c->fallback_state);
-    c->state = c->fallback_state = NULL;
+    if (c->policies != NULL)
+        placements_drop(c, c->policies);
+    c->policies = NULL;
 }
+
+/* ---- what they hear ---- */
 
 void policies_cleared(struct core *c, const struct engine *e)
 {
-    if (c->policy->cleared != NULL)
-        c->policy->cleared(c, c->state, e);
-    if (c->fallback->cleared != NULL && c->fallback_state != c->state)
-        c->fallback->cleared(c, c->fallback_state, e);
+    for (uint32_t i = 0; i < c->policies->count; i++) {
+        const struct placement *p = &c->policies->items[i];
+
+        if (p->policy->cleared != NULL)
+            p->policy->cleared(c, p->state, e);
+    }
+}
+
+void policies_drain(struct core *c)
+{
+    bool drains = false;
+    struct wait *w;
+
+    for (uint32_t i = 0; i < c->policies->count; i++)
+        drains |= c->policies->items[i].policy->drain != NULL;
+    policies_tell(c, drain);
+    if (drains)
+        return;
+    while ((w = waits_take(&c->waits)) != NULL)
+        if (!wait_try(c, w)) { /* no room for another lease */
+            waits_put(&c->waits, w);
+            return;
+        }
+}
+
+uint64_t policies_next_deadline(const struct core *c)
+{
+    uint64_t next = UINT64_MAX;
+
+    for (uint32_t i = 0; i < c->policies->count; i++) {
+        const struct placement *p = &c->policies->items[i];
+        uint64_t other =
+            p->hears && p->policy->next_deadline != NULL ? p->policy->next_deadline(c) : UINT64_MAX;
+
+        next = other < next ? other : next;
+    }
+    return next;
 }
 
 void plain_stop(struct core *c, void *state)

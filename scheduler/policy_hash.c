@@ -76,7 +76,7 @@ static bool wfhash_place(struct core *c, const struct ask *ask, struct choice *o
 }
 
 const struct policy policy_wfhash = {
-    .name = "wfhash", .place = wfhash_place, .dispatched = home_dispatched};
+    .name = "wfhash", .place = wfhash_place, .placed = home_placed};
 
 /* ---- session ---- */
 
@@ -123,4 +123,4 @@ const struct policy policy_session = {.name = "session",
                                       .place = session_place,
                                       .start = session_start,
                                       .stop = session_stop,
-                                      .dispatched = home_dispatched};
+                                      .placed = home_placed};

@@ -47,7 +47,7 @@ static bool wfleast_place(struct core *c, const struct ask *ask, struct choice *
     return true;
 }
 
-void home_dispatched(struct core *c, struct lease *l)
+void home_placed(struct core *c, struct lease *l)
 {
     if (l->workflow == NULL || l->engine == NULL)
         return;
@@ -57,4 +57,4 @@ void home_dispatched(struct core *c, struct lease *l)
 }
 
 const struct policy policy_wfleast = {
-    .name = "wfleast", .place = wfleast_place, .dispatched = home_dispatched};
+    .name = "wfleast", .place = wfleast_place, .placed = home_placed};

@@ -27,7 +27,7 @@ static struct brain_options options_of(const struct policy_spec *s)
     return o;
 }
 
-static void workflow_opened(struct core *c)
+static void workflow_opened(struct core *c, const struct policy_spec *spec)
 {
     struct brain *b = &c->brain;
 
@@ -37,13 +37,13 @@ static void workflow_opened(struct core *c)
         b->tick_ns = b->credit_ns = c->now;
         list_for(pos, &c->by_age) flow_open(c, container_of(pos, struct workflow, by_age));
     }
-    b->opt = options_of(&c->spec);
+    b->opt = options_of(spec);
     if (b->opt.gate > 0)
         b->gate = b->opt.gate;
-    c->view.approx = strcmp(spec_str(&c->spec, "view", "auto"), "approx") == 0;
+    c->view.approx = strcmp(spec_str(spec, "view", "auto"), "approx") == 0;
     c->view.learn = b->opt.ct;
-    c->view.idx = spec_number(&c->spec, "idx") * b->opt.cerr;
-    c->priority_age = spec_number(&c->spec, "prio") > 0 ? b->opt.age : -1;
+    c->view.idx = spec_number(spec, "idx") * b->opt.cerr;
+    c->priority_age = spec_number(spec, "prio") > 0 ? b->opt.age : -1;
 }
 
 static void workflow_closed(struct core *c)

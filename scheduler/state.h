@@ -13,11 +13,9 @@
 
 /* All state of the core; for its own files and its tests. */
 struct core {
-    struct core_conf conf;                  /* without the policy names */
-    const struct policy *policy, *fallback; /* fallback: requests without a workflow */
-    struct policy_spec spec, fallback_spec; /* their options */
-    void *state, *fallback_state;           /* what they keep; may be one and the same */
-    uint64_t now;                           /* of the step under way */
+    struct core_conf conf; /* without the policy names */
+    struct placements *policies;
+    uint64_t now; /* of the step under way */
     struct actions *out;
     struct fleet fleet;
     struct worker *workers; /* conf.max_workers */

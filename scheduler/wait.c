@@ -144,6 +144,10 @@ static void query_copy(struct core *c, struct wait *w, const struct query *q)
     w->digests = chain_keep(&c->chains, q->digests, q->digest_count);
     w->query.digests = w->digests;
     must(q->avoid_count <= AVOID_MAX && q->model.len <= MODEL_MAX);
+    w->query.route.len = q->route.len < ROUTE_MAX ? q->route.len : ROUTE_MAX;
+    if (q->route.len > 0)
+        memcpy(w->route, q->route.p, w->query.route.len);
+    w->query.route.p = w->route;
     if (q->avoid_count > 0)
         memcpy(w->avoid, q->avoid, q->avoid_count * sizeof(*q->avoid));
     w->query.avoid = w->avoid;

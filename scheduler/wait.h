@@ -26,7 +26,7 @@ struct wait {
     struct query query; /* digests, avoid and model point to copies */
     uint64_t *digests;
     uint32_t avoid[AVOID_MAX];
-    char model[MODEL_MAX];
+    char model[MODEL_MAX], route[ROUTE_MAX];
     uint64_t start_ns;  /* of its workflow */
     uint64_t since_ns;  /* the first arrival of its agent that was not served */
     uint64_t asked_ns;  /* when this request came */

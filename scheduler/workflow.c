@@ -199,8 +199,7 @@ void workflow_end(struct core *c, struct workflow *w)
 {
     struct action *act;
 
-    if (c->policy->workflow_ended != NULL)
-        c->policy->workflow_ended(c, w);
+    policies_tell(c, workflow_ended, w);
     while (!list_is_empty(&w->leases))
         lease_detach_workflow(c, container_of(list_first(&w->leases), struct lease, of_workflow));
     while (!list_is_empty(&w->waiting))

@@ -29,8 +29,8 @@ static void scene_set(struct scene *s, struct fixture *f, uint32_t tokens, uint3
 
     *s = (struct scene){.query = query_of(f, "", "")};
     s->ask = (struct ask){.query = &s->query,
-                          .spec = &c->spec,
-                          .state = c->state,
+                          .spec = &c->policies->items[0].spec,
+                          .state = c->policies->items[0].state,
                           .model = fleet_model(&c->fleet, text_of("m")),
                           .tokens = tokens,
                           .blocks = blocks,
@@ -53,7 +53,7 @@ static struct choice decide(struct fixture *f, struct scene *s)
 
     for (unsigned i = 0; i < ENGINES_MAX; i++)
         s->cost[i] = NAN;
-    assert_true(f->core->policy->place(f->core, &s->ask, &out));
+    assert_true(f->core->policies->items[0].policy->place(f->core, &s->ask, &out));
     assert_non_null(out.engine);
     return out;
 }
@@ -546,6 +546,11 @@ static enum err choose(struct fixture *f, const char *policy, const char *fallba
     return step(f, &set);
 }
 
+static void *state_of(const struct fixture *f, bool has_workflow)
+{
+    return policies_choose(f->core, &(struct query){.worker = 0}, has_workflow)->state;
+}
+
 static void what_a_policy_keeps_survives_a_reload_of_the_same(void **state)
 {
     struct fixture f;
@@ -553,18 +558,109 @@ static void what_a_policy_keeps_survives_a_reload_of_the_same(void **state)
 
     (void)state;
     open_with(&f, "random:seed=3", 2);
-    kept = f.core->state;
+    kept = state_of(&f, true);
     assert_non_null(kept);
     assert_int_equal(choose(&f, "random:seed=3", "least"), ERR_OK);
-    assert_ptr_equal(f.core->state, kept);
+    assert_ptr_equal(state_of(&f, true), kept);
     assert_int_equal(choose(&f, "least", "random:seed=3"), ERR_OK);
-    assert_ptr_equal(f.core->fallback_state, kept);
+    assert_ptr_equal(state_of(&f, false), kept);
     assert_int_equal(choose(&f, "random:seed=3", "random:seed=3"), ERR_OK);
-    assert_ptr_equal(f.core->state, kept);
-    assert_ptr_equal(f.core->fallback_state, kept); /* two of the same share it */
+    assert_ptr_equal(state_of(&f, true), kept);
+    assert_ptr_equal(state_of(&f, false), kept); /* two of the same share it */
     assert_int_equal(choose(&f, "session", "random:seed=4"), ERR_OK);
     assert_int_equal(choose(&f, "random:seed=4", "session"), ERR_OK);
     assert_int_equal(choose(&f, "random:seed=4", "random:seed=5"), ERR_OK);
+    fixture_close(&f);
+}
+
+static struct action place_by(struct fixture *f, const char *workflow, const char *model,
+                              const char *route)
+{
+    struct query q = query_of(f, workflow, "a");
+
+    q.model = text_of(model);
+    q.route = text_of(route);
+    return *ask(f, &q);
+}
+
+static void rules_choose_by_model_and_route(void **state)
+{
+    static const struct policy_rule rules[] = {
+        {.model = "m", .route = "/v1/embeddings", .policy = "roundrobin"},
+        {.model = "n", .route = "", .policy = "workflow"},
+        {.model = "", .route = "/v1/completions", .policy = "random"},
+    };
+    struct text models[] = {text_of("m"), text_of("n")};
+    struct core_conf conf = fixture_conf();
+    struct fixture f;
+
+    (void)state;
+    conf.policy = "session";
+    conf.default_policy = "least";
+    conf.rules = rules;
+    conf.rule_count = 3;
+    fixture_open(&f, &conf, 0);
+    step(&f, &(struct event){.type = EV_ENGINE_SET,
+                             .engine = {.generation = 1,
+                                        .id = text_of("e0"),
+                                        .models = models,
+                                        .model_count = 2,
+                                        .models_known = true}});
+    probe(&f, 0, true, false);
+    assert_string_equal(place_by(&f, "w", "m", "/v1/embeddings").policy, "roundrobin");
+    assert_string_equal(place_by(&f, "", "m", "/v1/embeddings").policy, "roundrobin");
+    assert_string_equal(place_by(&f, "w", "m", "/v1/embedding").policy, "session");
+    assert_string_equal(place_by(&f, "w", "n", "/v1/embeddings").policy, "workflow");
+    assert_string_equal(place_by(&f, "w", "n", "").policy, "workflow");
+    assert_string_equal(place_by(&f, "", "n", "").policy, "least"); /* it needs a workflow */
+    assert_string_equal(place_by(&f, "", "n", "/v1/completions").policy, "random");
+    assert_string_equal(place_by(&f, "w", "m", "/v1/completions").policy, "random");
+    assert_string_equal(place_by(&f, "w", "m", "").policy, "session");
+    assert_string_equal(core_policy_name(f.core), "session");
+    engine_gone(&f, 0, 1);
+    fixture_close(&f);
+}
+
+static void rules_that_do_not_fit_are_refused(void **state)
+{
+    struct policy_rule rule = {.model = "m", .route = "", .policy = "leest"};
+    struct event set = {.type = EV_POLICY_SET, .conf = fixture_conf()};
+    struct fixture f;
+
+    (void)state;
+    open_with(&f, "random", 1);
+    set.conf.rules = &rule;
+    set.conf.rule_count = 1;
+    assert_int_equal(step(&f, &set), ERR_CONF);
+    rule.policy = "workflow:gate=off"; /* but the fixture's general policy is "workflow" */
+    assert_int_equal(step(&f, &set), ERR_CONF);
+    assert_string_equal(core_policy_name(f.core), "random");
+    set.conf.policy = rule.policy;
+    assert_int_equal(step(&f, &set), ERR_OK);
+    assert_string_equal(core_policy_name(f.core), "workflow");
+    fixture_close(&f);
+}
+
+static void requests_that_a_policy_held_go_when_another_one_is_chosen(void **state)
+{
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    open_with(&f, "workflow:gate=.01", 1);
+    q = query_of(&f, "a", "1");
+    q.prompt_bytes = 400000;
+    assert_int_equal(ask(&f, &q)->type, ACT_GO);
+    q = query_of(&f, "b", "1");
+    q.prompt_bytes = 400000;
+    step(&f, &(struct event){.type = EV_QUERY, .query = q});
+    assert_non_null(action_of(&f, ACT_WAIT));
+    assert_int_equal(core_stats_get(f.core)->waiting, 1);
+    assert_int_equal(choose(&f, "least", "least"), ERR_OK);
+    assert_non_null(action_of(&f, ACT_GO));
+    assert_true(action_of(&f, ACT_GO)->handle == q.handle);
+    assert_string_equal(action_of(&f, ACT_GO)->policy, "least");
+    assert_int_equal(core_stats_get(f.core)->waiting, 0);
     fixture_close(&f);
 }
 
@@ -575,11 +671,11 @@ static void a_refused_policy_changes_nothing(void **state)
 
     (void)state;
     open_with(&f, "random:seed=3", 2);
-    kept = f.core->state;
+    kept = state_of(&f, true);
     assert_int_equal(choose(&f, "random:sed=3", "least"), ERR_CONF);
     assert_int_equal(choose(&f, "fastest", "least"), ERR_CONF);
     assert_int_equal(choose(&f, "least", "workflow"), ERR_CONF);
-    assert_ptr_equal(f.core->state, kept);
+    assert_ptr_equal(state_of(&f, true), kept);
     assert_string_equal(core_policy_name(f.core), "random");
     fixture_close(&f);
 }
@@ -606,6 +702,9 @@ int main(void)
         cmocka_unit_test(prefixaware_forgets_beyond_its_bound),
         cmocka_unit_test(every_policy_lives_with_one_engine_and_with_none),
         cmocka_unit_test(what_a_policy_keeps_survives_a_reload_of_the_same),
+        cmocka_unit_test(rules_choose_by_model_and_route),
+        cmocka_unit_test(rules_that_do_not_fit_are_refused),
+        cmocka_unit_test(requests_that_a_policy_held_go_when_another_one_is_chosen),
         cmocka_unit_test(a_refused_policy_changes_nothing),
     };
 
