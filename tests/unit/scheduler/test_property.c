@@ -190,13 +190,14 @@ static void world_step(struct world *w, unsigned i)
         core_check(w->f.core);
 }
 
-static uint64_t world_run(const char *policy, uint64_t seed, struct core_stats *stats)
+static uint64_t world_run(const char *policy, uint64_t seed, unsigned events,
+                          struct core_stats *stats)
 {
     struct world *w = malloc(sizeof(*w));
     uint64_t hash;
 
     world_open(w, policy, seed);
-    for (unsigned i = 0; i < EVENTS; i++)
+    for (unsigned i = 0; i < events; i++)
         world_step(w, i);
     *stats = *core_stats_get(w->f.core);
     hash = XXH3_64bits_digest(w->hash);
@@ -213,7 +214,7 @@ static void random_events_break_no_invariant(void **state)
 
     (void)state;
     for (size_t i = 0; i < 3; i++) {
-        world_run(policies[i], i + 1, &stats);
+        world_run(policies[i], i + 1, EVENTS, &stats);
         /* The dice did reach the corners. */
         for (int cause = 0; cause < CAUSE_COUNT; cause++)
             assert_true(stats.leases_ended[cause] > 0);
@@ -229,11 +230,26 @@ static void two_runs_of_one_seed_are_identical(void **state)
     struct core_stats a, b;
 
     (void)state;
-    assert_true(world_run("workflow", 42, &a) == world_run("workflow", 42, &b));
+    assert_true(world_run("workflow", 42, EVENTS, &a) == world_run("workflow", 42, EVENTS, &b));
     assert_memory_equal(&a, &b, sizeof(a));
     assert_true(a.decisions[REASON_HOME] > 0 && a.decisions[REASON_OVERLOAD] > 0);
     assert_true(a.decisions[REASON_REHOMED] > 0 && a.decisions[REASON_OTHER_MODEL] > 0);
-    assert_true(world_run("workflow", 43, &b) != world_run("workflow", 42, &a));
+    assert_true(world_run("workflow", 43, EVENTS, &b) != world_run("workflow", 42, EVENTS, &a));
+}
+
+static void every_policy_bears_random_events_and_repeats_itself(void **state)
+{
+    struct core_stats a, b;
+    struct buf names = {0};
+
+    (void)state;
+    spec_names(&names, true);
+    for (char *rest = NULL, *name = strtok_r((char *)(uintptr_t)buf_cstr(&names), ", ", &rest);
+         name != NULL; name = strtok_r(NULL, ", ", &rest)) {
+        assert_true(world_run(name, 5, EVENTS / 10, &a) == world_run(name, 5, EVENTS / 10, &b));
+        assert_memory_equal(&a, &b, sizeof(a));
+    }
+    buf_fini(&names);
 }
 
 int main(void)
@@ -241,6 +257,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_events_break_no_invariant),
         cmocka_unit_test(two_runs_of_one_seed_are_identical),
+        cmocka_unit_test(every_policy_bears_random_events_and_repeats_itself),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
