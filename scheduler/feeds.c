@@ -24,6 +24,7 @@ static struct feed_state *feed_find(struct server *s, uint32_t index, uint32_t g
 
 /* ---- KV events ---- */
 
+/* unknown: its size is, from now on; else it is empty, and its size known. */
 static void kv_cleared(struct server *s, uint32_t index, uint32_t generation, bool unknown)
 {
     struct event ev = {.type = EV_KV_CLEARED};
@@ -93,10 +94,12 @@ static void on_news(void *arg, const struct kv_news *n)
     f->kv_known = n->known;
     f->kv_connected = n->connected;
     f->kv = n->count;
-    if (n->cleared || (was_known && !n->known)) {
+    if (n->cleared || !n->known)
         f->kv_tokens = 0;
-        kv_cleared(s, n->index, n->generation, !n->known && !n->cleared);
-    }
+    if (n->cleared)
+        kv_cleared(s, n->index, n->generation, false);
+    if (!n->known && (n->cleared || was_known))
+        kv_cleared(s, n->index, n->generation, true);
     if (was_known != n->known)
         log_info("kv_size", "engine=%s known=%d tokens=%llu", seat->id, n->known,
                  (unsigned long long)n->tokens);
@@ -148,8 +151,10 @@ void feeds_on_scrape(struct server *s, const struct probe_result *r)
         f->restarts++;
         log_warn("engine_restarted", "engine=%s reason=\"its counters began anew\"", id);
         /* Its KV events tell that themselves, and in order with what came after it. */
-        if (!f->kv_known)
+        if (!f->kv_known) {
             kv_cleared(s, r->index, r->generation, false);
+            kv_cleared(s, r->index, r->generation, true);
+        }
     }
     f->scraped = true;
     f->last = r->scrape;
@@ -185,6 +190,7 @@ void feeds_set(struct server *s)
         t->generation = seat->generation;
         t->bind = seat->kv.bind;
         t->ranks = seat->kv.ranks;
+        t->serial = s->feeds.engines[i].serial;
         memcpy(t->id, seat->id, sizeof(t->id));
         memcpy(t->events, seat->kv.events, sizeof(t->events));
         memcpy(t->replay, seat->kv.replay, sizeof(t->replay));
@@ -192,6 +198,14 @@ void feeds_set(struct server *s)
     }
     kv_sub_set(s->feeds.sub, targets, count);
     free(targets);
+}
+
+void feeds_engine_down(struct server *s, uint32_t index)
+{
+    if (!s->fleet.seats[index].kv_exact)
+        return;
+    s->feeds.engines[index].serial++;
+    feeds_set(s);
 }
 
 void feeds_close(struct server *s)

@@ -16,6 +16,7 @@
  */
 struct feed_state {
     uint32_t generation; /* of the engine that this is about */
+    uint32_t serial;
     bool kv_known;
     uint64_t kv_tokens; /* that the core knows of */
     uint32_t kv_connected;
@@ -36,6 +37,8 @@ struct stats;
 void feeds_open(struct server *s);
 void feeds_set(struct server *s); /* the fleet may have changed */
 void feeds_close(struct server *s);
+/* The core has given up what it knew of an engine that seems dead: content has to be told again. */
+void feeds_engine_down(struct server *s, uint32_t index);
 void feeds_on_scrape(struct server *s, const struct probe_result *r);
 
 /* stats_feeds.c: all of it as metrics. */

@@ -441,8 +441,8 @@ static void feed_open(struct feed *f, const struct kv_target *t)
 
 static bool is_same(const struct kv_target *a, const struct kv_target *b)
 {
-    return a->generation == b->generation && a->bind == b->bind && a->ranks == b->ranks &&
-           strcmp(a->id, b->id) == 0 && strcmp(a->events, b->events) == 0 &&
+    return a->generation == b->generation && a->serial == b->serial && a->bind == b->bind &&
+           a->ranks == b->ranks && strcmp(a->id, b->id) == 0 && strcmp(a->events, b->events) == 0 &&
            strcmp(a->replay, b->replay) == 0 && strcmp(a->topic, b->topic) == 0;
 }
 

@@ -22,6 +22,7 @@ struct kv_target {
     char topic[128];               /* prefix; empty: all */
     bool bind;                     /* the publisher connects to us */
     uint32_t ranks;
+    uint32_t serial; /* another one: all is to be told again */
 };
 
 struct kv_op { /* content: prompt digests that came or went, in order */

@@ -142,7 +142,7 @@ static void sample_add(struct sums sums[ROWS], struct span name, struct span lab
 /* name{labels} value [timestamp] */
 static void line_read(const char *p, const char *end, struct sums sums[ROWS])
 {
-    struct span name = {p, 0}, labels = {NULL, 0}, number;
+    struct span name = {p, 0}, labels = {p, 0}, number;
     double value;
 
     while (p < end && is_name_char(*p))

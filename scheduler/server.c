@@ -260,6 +260,8 @@ static void on_probe(void *arg, const struct probe_result *r)
         log_info("engine_up", "engine=%s", e->id);
     else
         log_warn("engine_down", "engine=%s reason=\"%s\"", e->id, r->reason);
+    if (was && !e->healthy)
+        feeds_engine_down(s, r->index);
 }
 
 static void probes_set(struct server *s)

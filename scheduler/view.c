@@ -47,15 +47,24 @@ void view_look(struct core *c, const struct ask *ask, const struct engine_set *s
     }
 }
 
-/* In blocks. Events without content tell how much there is. */
+/*
+ * Events without content tell how much there is: what running requests are going to add comes to
+ * that, else a prompt on its way to an empty engine would not count as cached there.
+ */
+static double bound_tokens(const struct core *c, const struct engine *e)
+{
+    double capacity = (double)engine_capacity(e), tokens = (double)e->kv_resident + e->x_tokens;
+
+    if (!e->kv_events || e->content)
+        return c->view.idx * capacity;
+    return tokens < capacity ? tokens : capacity;
+}
+
 static void bound(struct core *c, const struct lease *l)
 {
-    const struct engine *e = l->engine;
     double block = c->conf.text_block / l->model->ratio;
-    double tokens = e->kv_events && !e->content ? (double)e->kv_resident
-                                                : c->view.idx * (double)engine_capacity(e);
 
-    prefix_bound(c->view.prefix, e->index, (uint64_t)(tokens / block));
+    prefix_bound(c->view.prefix, l->engine->index, (uint64_t)(bound_tokens(c, l->engine) / block));
 }
 
 void view_dispatched(struct core *c, struct lease *l)
@@ -152,9 +161,9 @@ void view_kv(struct core *c, enum event_type type, struct engine *e, const struc
             prefix_stored(p, e->index, ev->parent, ev->digests, ev->count);
         else
             prefix_removed(p, e->index, ev->digests, ev->count);
-    } else if (type == EV_KV_REMOVED) {
+    } else if (type == EV_KV_REMOVED && !view_is_exact(c, e)) {
         double block = c->conf.text_block / engine_ratio(&c->fleet, e);
 
-        prefix_bound(p, e->index, (uint64_t)((double)e->kv_resident / block));
+        prefix_bound(p, e->index, (uint64_t)(bound_tokens(c, e) / block));
     }
 }

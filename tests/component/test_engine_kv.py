@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated engine tells of its cache as a real one does, and the scheduler knows what it holds."""
 import contextlib
+import re
+import signal
 import time
 
 import msgpack
@@ -168,6 +170,30 @@ def test_the_scheduler_knows_the_size_of_a_simulated_cache(form):
         assert t.get("kv_lost_total") == 0
 
 
+def test_what_others_sent_to_an_engine_is_found_there():
+    """Digests of the engine are those of the gateway: a prompt that never came through it is placed where it is."""
+    ports = free_port(2)
+    fleet = Fleet(engines=2, with_mailbox=False, scheduler={"digest_seed": SEED, "policy": "workflow"})
+    for i, e in enumerate(fleet.engines):
+        e.argv += ["--kv-events", f"tcp://*:{ports + i}", "--kv-content", str(SEED)]
+        fleet.settings["engines"][i].update(kv_events=f"tcp://127.0.0.1:{ports + i}", kv_content=True)
+    fleet.write_config()
+    with fleet:
+        def known(engine):
+            return fleet.metrics().sum("slipstream_engine_kv_batches_total", engine=engine.id)
+
+        wait_until("both are heard", 10, lambda: fleet.metrics().sum("slipstream_engine_kv_connected") == 2, 0.05)
+        for n, engine in enumerate((fleet.engines[1], fleet.engines[0], fleet.engines[1], fleet.engines[1])):
+            text, before = words(600, f"p{n}"), known(engine)
+            say(engine, text)
+            wait_until("its cache is told", 10, lambda: known(engine) > before, 0.05)
+            a = fleet.chat(text, [("x-workflow-id", f"w{n}")], max_tokens=4)
+            assert a.status == 200
+            assert a.header("x-slipstream-engine") == engine.id
+            usage = a.json()["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] - 32
+
+
 def test_content_is_told_in_prompt_digests():
     with Told("--kv-content", SEED, "--cache-tokens", 65536, kv_content=True) as t:
         t.wait_exact(2)
@@ -184,3 +210,21 @@ def test_content_is_told_in_prompt_digests():
         t.engine.start().wait_ready()
         t.wait_exact(2)
         assert t.get("kv_garbage_total") == 0
+
+
+def test_an_engine_that_only_seemed_dead_tells_its_content_again():
+    with Told("--kv-content", SEED, kv_content=True) as t:
+        t.wait_exact(2)
+        assert t.fleet.chat(words(600), max_tokens=4).status == 200
+        t.wait_exact(2)
+        t.engine.signal(signal.SIGSTOP)
+        try:
+            t.fleet.wait_engines([], 30)
+        finally:
+            t.engine.signal(signal.SIGCONT)
+        t.fleet.wait_engines()
+        t.wait_exact(2)
+        a = t.fleet.chat(words(600), max_tokens=4)
+        assert a.status == 200
+        hit = re.search(r"hit=([0-9.]+)", a.header("x-slipstream-decision"))
+        assert float(hit.group(1)) > 0.8

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/scheduler/core_fixture.h"
+
+/* What the core makes of KV events. */
+
+static void kv(struct fixture *f, enum event_type type, const struct kv_event *ev)
+{
+    struct event e = {.type = type, .kv = *ev};
+
+    e.kv.generation = 1;
+    assert_int_equal(step(f, &e), ERR_OK);
+}
+
+static void open_one(struct fixture *f, bool content)
+{
+    struct core_conf conf = fixture_conf();
+    struct text m = text_of("m");
+
+    fixture_open(f, &conf, 1);
+    step(f, &(struct event){.type = EV_ENGINE_SET,
+                            .engine = {.generation = 1,
+                                       .id = text_of("e0"),
+                                       .models = &m,
+                                       .model_count = 1,
+                                       .models_known = true,
+                                       .content = content}});
+}
+
+static float hit_of(struct fixture *f, const char *workflow)
+{
+    struct action a = place(f, workflow, "");
+
+    assert_int_equal(a.type, ACT_GO);
+    assert_int_equal(finish(f, a.handle, 1000, 0, 1), ERR_OK);
+    return a.hit;
+}
+
+static void a_prompt_on_its_way_to_an_empty_engine_counts_as_cached(void **state)
+{
+    struct fixture f;
+    struct action a;
+
+    (void)state;
+    open_one(&f, false);
+    kv(&f, EV_KV_STORED, &(struct kv_event){.tokens = 16});
+    a = place(&f, "w", "a");
+    assert_true(a.hit < .01f);
+    a = place(&f, "w", "b");
+    assert_true(a.hit > .8f);
+    fixture_close(&f);
+}
+
+static void removals_trim_what_the_index_holds(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_one(&f, false);
+    kv(&f, EV_KV_STORED, &(struct kv_event){.tokens = 2000});
+    assert_true(hit_of(&f, "w") < .01f);
+    assert_true(hit_of(&f, "v") < .01f);
+    /* Room for one of the two is left: the older goes. */
+    kv(&f, EV_KV_REMOVED, &(struct kv_event){.tokens = 1000});
+    assert_true(hit_of(&f, "v") > .8f);
+    kv(&f, EV_KV_REMOVED, &(struct kv_event){.tokens = 1});
+    assert_true(hit_of(&f, "w") < .5f);
+    fixture_close(&f);
+}
+
+static void a_size_that_is_not_known_any_more_takes_nothing_away(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_one(&f, false);
+    kv(&f, EV_KV_STORED, &(struct kv_event){.tokens = 2000});
+    assert_true(hit_of(&f, "w") < .01f);
+    kv(&f, EV_KV_CLEARED, &(struct kv_event){.unknown = true});
+    assert_true(hit_of(&f, "w") > .8f);
+    assert_false(core_engine(f.core, 0)->kv_events);
+    kv(&f, EV_KV_CLEARED, &(struct kv_event){0});
+    assert_true(hit_of(&f, "w") < .01f);
+    fixture_close(&f);
+}
+
+static void content_is_followed_exactly_whatever_the_size(void **state)
+{
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    open_one(&f, true);
+    q = query_of(&f, "w", "");
+    kv(&f, EV_KV_STORED,
+       &(struct kv_event){.content = true, .digests = q.digests, .count = q.digest_count});
+    kv(&f, EV_KV_STORED, &(struct kv_event){.tokens = 100});
+    kv(&f, EV_KV_REMOVED, &(struct kv_event){.tokens = 90});
+    assert_true(hit_of(&f, "w") > .8f);
+    kv(&f, EV_KV_REMOVED,
+       &(struct kv_event){.content = true, .digests = q.digests + 1, .count = q.digest_count - 1});
+    assert_true(hit_of(&f, "w") < .3f);
+    kv(&f, EV_KV_CLEARED, &(struct kv_event){0});
+    assert_true(hit_of(&f, "w") < .01f);
+    fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_prompt_on_its_way_to_an_empty_engine_counts_as_cached),
+        cmocka_unit_test(removals_trim_what_the_index_holds),
+        cmocka_unit_test(a_size_that_is_not_known_any_more_takes_nothing_away),
+        cmocka_unit_test(content_is_followed_exactly_whatever_the_size),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
