@@ -3,6 +3,9 @@
 #include "tests/unit/scheduler/policy_vectors.h"
 
 #include <math.h>
+#include <stdlib.h>
+
+#include "scheduler/turn.h"
 
 static void open_with(struct fixture *f, const char *policy, unsigned engines)
 {
@@ -517,6 +520,69 @@ static void prefixaware_prefers_known_prefixes_to_idle_engines(void **state)
     fixture_close(&r.f);
 }
 
+#define TRIE_STEPS 400u
+
+struct trie_step {
+    uint64_t digests[64];
+    uint32_t blocks, engine;
+};
+
+/* What production-stack's trie gives, found the slow way: the engines among may that were sent the
+ * longest prefix of these blocks that any of them was sent; all of may when none was sent any. */
+static struct engine_set trie_set(const struct trie_step *steps, uint32_t count,
+                                  const struct trie_step *q, const struct engine_set *may)
+{
+    struct engine_set best = *may;
+    uint32_t most = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t same = 0;
+
+        while (same < steps[i].blocks && same < q->blocks &&
+               steps[i].digests[same] == q->digests[same])
+            same++;
+        if (same == 0 || same < most || !set_has(may, steps[i].engine))
+            continue;
+        if (same > most)
+            best = (struct engine_set){{0}};
+        most = same;
+        set_add(&best, steps[i].engine);
+    }
+    return best;
+}
+
+static void prefixaware_chooses_among_those_of_the_trie(void **state)
+{
+    struct trie_step *steps = calloc(TRIE_STEPS, sizeof(*steps));
+    uint32_t others = 0, seed = 1;
+    struct cache_run r;
+
+    (void)state;
+    open_with(&r.f, "prefixaware", 5);
+    for (uint32_t i = 0; i < TRIE_STEPS; i++) {
+        uint32_t avoid[2] = {(seed >> 8) % 5, (seed >> 12) % 5}, count;
+        struct query q = conversation(&r, (seed >> 16) % 12, 1 + (seed >> 20) % 20);
+        struct engine_set may = {{0x1f}}, best;
+
+        q.avoid = avoid;
+        q.avoid_count = i % 2 * 2;
+        for (uint32_t k = 0; k < q.avoid_count; k++)
+            set_remove(&may, avoid[k]);
+        memcpy(steps[i].digests, r.digests, sizeof(r.digests));
+        steps[i].blocks = q.digest_count;
+        best = trie_set(steps, i, &steps[i], &may);
+        steps[i].engine = ask(&r.f, &q)->engine;
+        assert_true(set_has(&best, steps[i].engine));
+        count = set_count(&best);
+        others += count > 1 && steps[i].engine != set_next(&best, 0);
+        finish(&r.f, q.handle, 100, 0, 1);
+        seed = seed * 1664525 + 1013904223;
+    }
+    assert_true(others > 20); /* it is not always the first of them */
+    free(steps);
+    fixture_close(&r.f);
+}
+
 static void prefixaware_forgets_beyond_its_bound(void **state)
 {
     struct cache_run r;
@@ -699,6 +765,7 @@ int main(void)
         cmocka_unit_test(sglang_forgets_an_engine_that_died),
         cmocka_unit_test(prefixaware_stays_with_engines_that_were_sent_the_prefix),
         cmocka_unit_test(prefixaware_prefers_known_prefixes_to_idle_engines),
+        cmocka_unit_test(prefixaware_chooses_among_those_of_the_trie),
         cmocka_unit_test(prefixaware_forgets_beyond_its_bound),
         cmocka_unit_test(every_policy_lives_with_one_engine_and_with_none),
         cmocka_unit_test(what_a_policy_keeps_survives_a_reload_of_the_same),
