@@ -77,8 +77,11 @@ static const char *labels_end(const char *p, const char *end)
 /* The value of a label, as it stands between its quotes. */
 static bool label_find(struct span labels, const char *key, struct span *value)
 {
-    const char *p = labels.at, *end = p + labels.len;
+    const char *p = labels.at, *end;
 
+    if (p == NULL) /* none at all */
+        return false;
+    end = p + labels.len;
     while (p < end) {
         struct span name = {p, 0};
 
