@@ -34,6 +34,18 @@ PAIRS = {
 LESS = {"workflow:" + x: "wf:" + x for x in (
     "err=.15", "terr=2", "terr=.5", "kerr=2", "kerr=.5", "cerr=.8", "cerr=1.2", "end=0", "prio=0", "view=approx:ct=0",
     "lag=1", "lag=5", "lag=10")}
+
+
+def theirs(policy):
+    """The model's name of a policy of the product; None: it has none."""
+    known = {**PAIRS, **LESS}
+    if policy in known:
+        return known[policy]
+    if policy.startswith("workflow:"):
+        return "wf:" + policy.split(":", 1)[1].replace("gate=off", "gate=0")
+    return None
+
+
 # ours: the model's, and the unit in which the model counts
 COLUMNS = {"hit": ("hit", 1), "ttft_mean": ("ttft", 1), "ttft_p99": ("t99", 1), "ttft_max": ("tmax", 1), "e2e_mean": ("e2e", 1),
            "wf_mean": ("wf", 1), "span": ("span", 1), "dup": ("dup", 1), "ptok": ("ptok", 1e6), "peak": ("peak", 1e6), "held": ("held", 1)}
@@ -112,7 +124,7 @@ class Model:
             self._call(*options, "--policy", policy, "--json", str(part))
             os.replace(part, kept)
         row = json.loads(kept.read_text())
-        return {ours: row[theirs] * unit for ours, (theirs, unit) in COLUMNS.items()}
+        return {column: row[name] * unit for column, (name, unit) in COLUMNS.items()}
 
 
 def ours(options, policy):
@@ -131,8 +143,8 @@ def difference(key, a, b):
 def compare(model, name, seed, policy):
     """{column: (ours, theirs, difference)}"""
     _, options = model.workload(name, seed)
-    mine, theirs = ours(options, policy), model.run(options, {**PAIRS, **LESS}[policy])
-    return {k: (mine[k], theirs[k], difference(k, mine[k], theirs[k])) for k in COLUMNS}
+    mine, other = ours(options, policy), model.run(options, theirs(policy))
+    return {k: (mine[k], other[k], difference(k, mine[k], other[k])) for k in COLUMNS}
 
 
 def worst(found):
@@ -157,7 +169,7 @@ def main():
         return 2
     known = {**PAIRS, **LESS}
     policies = list(PAIRS) if a.policy is None else list(known) if a.policy == "all" else a.policy.split(",")
-    if wrong := [x for x in policies if x not in known]:
+    if wrong := [x for x in policies if theirs(x) is None]:
         print(f"parity: nothing to compare {', '.join(wrong)} with; there are {', '.join(known)}", file=sys.stderr)
         return 64
     names = [n for n in model.suite if re.search(a.only, n)]
