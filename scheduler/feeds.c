@@ -49,7 +49,7 @@ static void kv_resize(struct server *s, struct feed_state *f, uint32_t index, ui
     }
 }
 
-static void kv_content(struct server *s, const struct kv_news *n)
+static void kv_content(struct server *s, struct feed_state *f, const struct kv_news *n)
 {
     for (size_t i = 0; i < n->op_count; i++) {
         const struct kv_op *op = &n->ops[i];
@@ -62,6 +62,11 @@ static void kv_content(struct server *s, const struct kv_news *n)
                                   .count = op->count,
                                   .content = true};
         server_step(s, &ev);
+        if (op->stored)
+            f->kv_digests += op->count;
+        else
+            f->kv_digests -= op->count < f->kv_digests ? op->count : f->kv_digests;
+        f->kv_digests_flood = f->kv_digests_flood || f->kv_digests > KV_VIEW_MAX;
     }
 }
 
@@ -77,7 +82,7 @@ static void kv_exact_set(struct server *s, uint32_t index, bool exact)
     fleet_table_event(&s->fleet, index, &ev.engine);
     server_step(s, &ev);
     kv_cleared(s, index, seat->generation, !exact);
-    s->feeds.engines[index].kv_tokens = 0;
+    s->feeds.engines[index].kv_tokens = s->feeds.engines[index].kv_digests = 0;
     log_info("kv_content", "engine=%s known=%d", seat->id, exact);
 }
 
@@ -96,19 +101,26 @@ static void on_news(void *arg, const struct kv_news *n)
     f->kv = n->count;
     if (n->cleared || !n->known)
         f->kv_tokens = 0;
-    if (n->cleared)
+    if (n->cleared) {
+        f->kv_digests = 0;
         kv_cleared(s, n->index, n->generation, false);
+    }
     if (!n->known && (n->cleared || was_known))
         kv_cleared(s, n->index, n->generation, true);
     if (was_known != n->known)
         log_info("kv_size", "engine=%s known=%d tokens=%llu", seat->id, n->known,
                  (unsigned long long)n->tokens);
-    kv_exact_set(s, n->index, seat->kv.content && n->known && n->whole);
+    kv_exact_set(s, n->index, seat->kv.content && n->known && n->whole && !f->kv_digests_flood);
     if (!n->known)
         return;
     kv_resize(s, f, n->index, n->tokens);
     if (seat->kv_exact)
-        kv_content(s, n);
+        kv_content(s, f, n);
+    if (f->kv_digests_flood && f->kv_digests > 0) {
+        log_warn("kv_content", "engine=%s reason=\"more digests than any cache has\"", seat->id);
+        kv_cleared(s, n->index, n->generation, false);
+        kv_exact_set(s, n->index, false);
+    }
 }
 
 /* ---- metrics pages ---- */
@@ -178,6 +190,7 @@ void feeds_set(struct server *s)
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         struct seat *seat = &s->fleet.seats[i];
         struct kv_target *t = &targets[count];
+        const struct feed_state *f;
 
         if (!seat->used)
             continue;
@@ -186,11 +199,12 @@ void feeds_set(struct server *s)
         if (seat->kv.events[0] == '\0')
             continue;
         count++;
+        f = feed_find(s, i, seat->generation);
         t->index = i;
         t->generation = seat->generation;
         t->bind = seat->kv.bind;
         t->ranks = seat->kv.ranks;
-        t->serial = s->feeds.engines[i].serial;
+        t->serial = f != NULL ? f->serial : 0;
         memcpy(t->id, seat->id, sizeof(t->id));
         memcpy(t->events, seat->kv.events, sizeof(t->events));
         memcpy(t->replay, seat->kv.replay, sizeof(t->replay));

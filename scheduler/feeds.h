@@ -20,6 +20,8 @@ struct feed_state {
     bool kv_known;
     uint64_t kv_tokens; /* that the core knows of */
     uint32_t kv_connected;
+    uint64_t kv_digests;   /* told and not taken back */
+    bool kv_digests_flood; /* more than any cache has: its content is not listened to any more */
     struct kv_counters kv;
     bool scraped, scrape_failed; /* ever; the last time */
     struct scrape last;

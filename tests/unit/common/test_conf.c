@@ -256,6 +256,41 @@ static void errors_are_gathered_with_their_lines(void **state)
     (void)state;
 }
 
+static void endpoints_of_kv_events_are_checked(void **state)
+{
+    static const char form[] = "must be tcp://host:port, or ipc:///path where kv_ranks is 1\n";
+    char messages[800];
+
+    (void)state;
+    conf_free(good("engines:\n"
+                   "- {id: a, url: 'http://a:1', kv_events: 'tcp://a:1', kv_replay: 'tcp://a:2',"
+                   " kv_ranks: 8}\n"
+                   "- {id: b, url: 'http://b:1', kv_events: 'tcp://*:5557', kv_bind: true}\n"
+                   "- {id: c, url: 'http://c:1', kv_events: 'ipc:///run/kv', kv_content: true,"
+                   " metrics_path: ''}\n"
+                   "- {id: d, url: 'http://d:1', kv_events: 'tcp://[::1]:5557', kv_bind: true}\n"));
+    snprintf(messages, sizeof(messages),
+             "f:2: engines[0].kv_events: %sf:3: engines[1].kv_events: %s"
+             "f:4: engines[2].kv_events: %sf:5: engines[3].kv_replay: %s"
+             "f:6: engines[4].kv_replay: needs kv_events, too\n"
+             "f:7: engines[5].kv_content: goes with one rank only\n"
+             "f:9: engines[7].kv_events: is opened for another engine, too\n"
+             "f:10: engines[8].metrics_path: must begin with a slash\n",
+             form, form, form, form);
+    refused("engines:\n"
+            "- {id: a, url: 'http://a:1', kv_events: 'tcp://*:5557'}\n" /* not bound */
+            "- {id: b, url: 'http://b:1', kv_events: 'udp://b:5557'}\n"
+            "- {id: c, url: 'http://c:1', kv_events: 'ipc:///run/kv', kv_ranks: 2}\n"
+            "- {id: d, url: 'http://d:1', kv_events: 'tcp://d:1', kv_replay: 'tcp://d'}\n"
+            "- {id: e, url: 'http://e:1', kv_replay: 'tcp://e:1'}\n"
+            "- {id: f, url: 'http://f:1', kv_events: 'tcp://f:1', kv_ranks: 2,"
+            " kv_content: true}\n"
+            "- {id: g, url: 'http://g:1', kv_events: 'tcp://*:1', kv_bind: true}\n"
+            "- {id: h, url: 'http://h:1', kv_events: 'tcp://*:1', kv_bind: true}\n"
+            "- {id: i, url: 'http://i:1', metrics_path: metrics}\n",
+            messages);
+}
+
 static void syntax_error_comes_with_what_was_wrong_before_it(void **state)
 {
     const char *messages = bad("gateway:\n  http3: true\n  listen: [a\n");
@@ -481,6 +516,7 @@ int main(void)
         cmocka_unit_test(numbers_out_of_range_are_refused),
         cmocka_unit_test(values_of_the_wrong_form_are_refused),
         cmocka_unit_test(errors_are_gathered_with_their_lines),
+        cmocka_unit_test(endpoints_of_kv_events_are_checked),
         cmocka_unit_test(syntax_error_comes_with_what_was_wrong_before_it),
         cmocka_unit_test(settings_must_agree),
         cmocka_unit_test(flood_of_errors_is_cut_short),
