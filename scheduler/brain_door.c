@@ -169,7 +169,7 @@ bool brain_place(struct core *c, const struct ask *ask, struct choice *out)
     struct workflow *w = ask->workflow;
     double lost = 0;
 
-    if (w != NULL && ask->wait == NULL)
+    if (w != NULL && ask->first)
         *ask->known = arrive(c, ask);
     if (by_strategy(c, ask, out))
         return true;
@@ -178,7 +178,7 @@ bool brain_place(struct core *c, const struct ask *ask, struct choice *out)
     must(out->engine != NULL);
     if (w != NULL) {
         lost = lost_tokens(ask, *ask->known);
-        if (ask->wait == NULL && !brain_counts_losses_late(c, out->engine))
+        if (ask->first && !brain_counts_losses_late(c, out->engine))
             brain_waste(c, lost, ask->tokens);
         out->reason = reason_of(c, ask, out->engine);
         if (((w->flow.state != FLOW_LIVE && w->flow.state != FLOW_LAPSED) ||

@@ -122,11 +122,11 @@ static void check_stays(const struct core *c, uint32_t stays[ENGINES_MAX])
         must(c->fleet.engines[i].workflows == stays[i]);
 }
 
-/* Returns how many have a deadline. */
+/* Returns how many deadlines they and their groups have. */
 static uint32_t check_waits(const struct core *c)
 {
     const struct waits *ws = &c->waits;
-    uint32_t count = 0, deadlines = 0;
+    uint32_t count = 0, grouped = 0, deadlines = c->groups.pool.used;
 
     for (uint32_t i = 0; i < ws->count; i++)
         must(ws->heap[i]->pos == i + 1);
@@ -135,12 +135,15 @@ static uint32_t check_waits(const struct core *c)
         {
             const struct wait *w = container_of(pos, struct wait, of_worker);
 
-            must(c->workers[i].known && w->query.worker == i && w->pos > 0);
-            must(timer_is_running(&w->since) && w->since.at_ns == w->since_ns);
+            must(c->workers[i].known && w->query.worker == i);
+            must((w->group == NULL) == (w->pos > 0));
+            must((w->group == NULL) == timer_is_running(&w->since));
+            grouped += w->group != NULL;
             deadlines += timer_is_running(&w->deadline);
             count++;
         }
-    must(count == ws->count && count == ws->pool.used && count == ws->by_age.len);
+    must(count == ws->count + grouped && ws->count == ws->by_age.len);
+    must(count == ws->pool.used && grouped >= c->groups.pool.used);
     must(count == ws->index.used && count == c->stats.waiting);
     return deadlines;
 }

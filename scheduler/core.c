@@ -130,6 +130,7 @@ static void tables_init(struct core *c)
     timers_init(&c->timers);
     chains_init(&c->chains);
     waits_init(&c->waits, conf->max_leases);
+    groups_init(&c->groups, conf->max_leases);
     c->workers = calloc(conf->max_workers, sizeof(*c->workers));
     must(c->workers != NULL);
     for (uint32_t i = 0; i < conf->max_workers; i++) {
@@ -170,6 +171,7 @@ void core_free(struct core *c)
     timers_fini(&c->timers);
     receipts_fini(&c->receipts);
     waits_fini(&c->waits);
+    groups_fini(&c->groups);
     chains_fini(&c->chains);
     view_fini(&c->view);
     load_fini(&c->load);

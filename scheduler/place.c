@@ -20,7 +20,7 @@ static void action_no(struct core *c, const struct query *q, enum err err)
     c->stats.refused[err]++;
 }
 
-static void action_wait(struct core *c, const struct wait *w, const char *policy)
+static void action_wait(struct core *c, const struct wait *w)
 {
     struct action *act = action_add(c, ACT_WAIT);
 
@@ -28,7 +28,7 @@ static void action_wait(struct core *c, const struct wait *w, const char *policy
     act->handle = w->query.handle;
     act->workflow = w->workflow->self;
     act->reason = w->reason;
-    act->policy = policy;
+    act->policy = spec_name(&policies_choose(c, &w->query, true)->spec);
     act->deadline_ns = timer_is_running(&w->deadline) ? w->deadline.at_ns - c->now : 0;
     act->waited_ns = c->now - w->since_ns;
 }
@@ -74,6 +74,7 @@ static void ask_start(struct core *c, const struct query *q, struct ask *ask)
 {
     *ask = (struct ask){.query = q,
                         .model = fleet_model(&c->fleet, q->model),
+                        .first = true,
                         .bias = 1,
                         .blocks = q->digest_count,
                         .cached = c->look.tokens,
@@ -241,6 +242,8 @@ static bool ask_place(struct core *c, struct ask *ask, struct choice *choice, en
 
     ask->spec = &p->spec;
     ask->state = p->state;
+    if (ask->wait == NULL)
+        *ask->known = 0;
     ask_bias(ask);
     ask_look(c, ask, policy);
     if (c->leases.used == c->leases.capacity) { /* before anything is spent on it */
@@ -276,11 +279,13 @@ void query_take(struct core *c, const struct query *q)
     }
     if (err == ERR_OK)
         err = ask_identity(c, q, &ask);
-    if (err == ERR_OK && !ask_place(c, &ask, &choice, &err)) {
+    if (err == ERR_OK && ask.workflow != NULL)
+        ask.workflow->ending = false; /* it goes on; a last request says so again */
+    if (err == ERR_OK && (group_holds(c, &ask, &choice) || !ask_place(c, &ask, &choice, &err))) {
         err = wait_make(c, &ask, &choice, &w);
         if (err == ERR_OK) {
             ask.workflow->ending = q->final;
-            action_wait(c, w, spec_name(ask.spec));
+            action_wait(c, w);
         }
     }
     if (err != ERR_OK)
@@ -334,14 +339,20 @@ bool wait_try(struct core *c, struct wait *w)
         uint64_t past = c->now - w->asked_ns;
 
         ask.wait = w;
+        ask.first = !w->tried;
         c->look.known = w->known;
         ask.workflow = w->workflow;
         ask.agent = w->agent;
         q.waited_ns = c->now - w->since_ns;
         if (q.remaining_ns > 0)
             q.remaining_ns = q.remaining_ns > past ? q.remaining_ns - past : 1;
-        if (!ask_place(c, &ask, &choice, &err))
+        if (!ask_place(c, &ask, &choice, &err)) {
+            if (!w->tried)
+                w->known = *ask.known;
+            w->tried = true;
+            w->reason = choice.reason;
             return false;
+        }
     }
     if (err == ERR_BUSY)
         return false; /* room for one more lease will come */

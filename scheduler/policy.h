@@ -18,7 +18,8 @@ struct ask { /* one request, resolved */
     struct workflow *workflow;      /* NULL: none */
     struct agent *agent;
     struct model *model;
-    const struct wait *wait; /* it has been held since an earlier step; NULL: first try */
+    const struct wait *wait; /* it has been held since an earlier step; NULL: it has just come */
+    bool first;              /* no policy has seen it before */
     uint32_t tokens;         /* of the prompt, estimated */
     double bias;             /* 1, unless token counts are wrong on purpose */
     bool looked;             /* what is below is filled */

@@ -5,6 +5,7 @@
 #include "common/pool.h"
 #include "scheduler/brain.h"
 #include "scheduler/chains.h"
+#include "scheduler/group.h"
 #include "scheduler/load.h"
 #include "scheduler/policy.h"
 #include "scheduler/receipt.h"
@@ -29,6 +30,7 @@ struct core {
     struct chains chains;
     struct view view;
     struct waits waits;
+    struct groups groups;
     struct brain brain;
     double priority_age; /* share of a workflow's age that counts for it in engines; < 0: none do */
     struct look {        /* what ask.cached, cached_blocks and cost point to */

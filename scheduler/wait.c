@@ -175,6 +175,13 @@ static uint64_t since_of(const struct core *c, const struct query *q, uint64_t s
                                                       : since;
 }
 
+void wait_line_up(struct core *c, struct wait *w)
+{
+    w->since.fire = never;
+    timer_start(&c->waits.by_age, &w->since, w->since_ns);
+    waits_put(&c->waits, w);
+}
+
 enum err wait_make(struct core *c, const struct ask *ask, const struct choice *why,
                    struct wait **out)
 {
@@ -196,18 +203,20 @@ enum err wait_make(struct core *c, const struct ask *ask, const struct choice *w
     w->reason = why->reason;
     w->known = *ask->known;
     w->tokens = ask->tokens;
+    w->tried = why->reason != REASON_GROUP;
     list_push(&c->workers[q->worker].waits, &w->of_worker);
     list_push(&ask->workflow->waiting, &w->of_workflow);
     ask->workflow->waiting_count++;
     workflow_touch(c, ask->workflow);
     table_add(&c->waits.index, wait_key(q->worker, q->handle), pool_slot_of(self));
-    w->since.fire = never;
-    timer_start(&c->waits.by_age, &w->since, w->since_ns);
     w->deadline.fire = on_deadline;
     if (limit != UINT64_MAX)
         timer_start(&c->timers, &w->deadline,
                     c->now + (limit > q->waited_ns ? limit - q->waited_ns : 0));
-    waits_put(&c->waits, w);
+    if (why->reason == REASON_GROUP)
+        group_join(c, ask, w);
+    else
+        wait_line_up(c, w);
     c->stats.waiting++;
     c->stats.waits[why->reason]++;
     *out = w;
@@ -244,6 +253,7 @@ void wait_drop(struct core *c, struct wait *w)
 
     if (w->pos > 0)
         heap_remove(&c->waits, w);
+    group_leave(c, w);
     timer_stop(&c->waits.by_age, &w->since);
     timer_stop(&c->timers, &w->deadline);
     table_remove(&c->waits.index, wait_key(w->query.worker, w->query.handle),

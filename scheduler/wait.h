@@ -10,17 +10,19 @@
 /*
  * Requests that are held: answered by ACT_WAIT, and later by one ACT_GO or ACT_NO.
  *
- * Each stands in two orders: the one in which they are tried (class, oldest workflow, longest
- * wait), and by how long it has waited. It leaves by being placed (wait_try), refused (its
- * deadline, no engine left, its workflow purged), cancelled, asked again under the same name, or
- * with its worker.
+ * Those that wait for the siblings of a group stand in no line. The others stand in two orders: the
+ * one in which they are tried (class, oldest workflow, longest wait), and by how long it has
+ * waited. It leaves by being placed (wait_try), refused (its deadline, no engine left, its workflow
+ * purged), cancelled, asked again under the same name, or with its worker.
  */
 struct wait {
     struct timer deadline, since; /* since: in waits.by_age only, never due */
     struct core *core;
     uint64_t self, seq;
     size_t pos; /* in waits.heap + 1; 0: taken out while it is tried */
-    struct list of_worker, of_workflow;
+    struct list of_worker, of_workflow, of_group;
+    struct group *group;       /* waits for its siblings, in no line; NULL: in line */
+    bool tried;                /* a policy has held it */
     struct workflow *workflow; /* NULL: it has ended */
     struct agent *agent;
     struct query query; /* digests, avoid and model point to copies */
@@ -50,6 +52,7 @@ struct wait *wait_find(struct core *c, uint32_t worker, uint64_t handle); /* or 
 /* ERR_BUSY: full. */
 enum err wait_make(struct core *c, const struct ask *ask, const struct choice *why,
                    struct wait **out);
+void wait_line_up(struct core *c, struct wait *w); /* it is in no line yet */
 /* Gone without an answer. Its workflow may end with it. */
 void wait_drop(struct core *c, struct wait *w);
 /* Told to come back after retry_ns: its agent keeps its place for twice as long. */

@@ -499,6 +499,33 @@ static void gate_opens_when_holding_kv_is_not_worth_it(void **state)
     fixture_close(&f);
 }
 
+static void credit_is_at_most_the_refill_of_the_turn_and_is_spent(void **state)
+{
+    struct fixture f;
+    struct brain_fleet fleet;
+    double refill;
+
+    (void)state;
+    door_open(&f, "workflow:gate=1", 1, 0);
+    stays_busy(&f, "v");
+    hold(&f, "w");
+    fleet = brain_fleet(f.core);
+    refill = brain_refill_s(&fleet, 1000);
+    /* No lease is left for it: it could pay, and may not go. */
+    f.core->leases.capacity = f.core->leases.used;
+    for (int i = 0; i < 30; i++) {
+        f.now += NS_PER_S;
+        step(&f, &(struct event){.type = EV_TICK});
+        assert_true(f.core->brain.credit <= refill);
+    }
+    assert_true(f.core->brain.credit >= refill);
+    f.core->leases.capacity = 256;
+    step(&f, &(struct event){.type = EV_TICK});
+    assert_int_equal(action_of(&f, ACT_GO)->reason, REASON_TURN);
+    assert_true(f.core->brain.credit <= 0);
+    fixture_close(&f);
+}
+
 static void credit_does_not_grow_at_an_empty_door(void **state)
 {
     struct fixture f;
@@ -617,6 +644,7 @@ int main(void)
         cmocka_unit_test(workflow_that_lost_its_kv_holds_nothing_while_it_waits),
         cmocka_unit_test(claims_lapse_when_holding_has_cost_a_refill),
         cmocka_unit_test(gate_opens_when_holding_kv_is_not_worth_it),
+        cmocka_unit_test(credit_is_at_most_the_refill_of_the_turn_and_is_spent),
         cmocka_unit_test(credit_does_not_grow_at_an_empty_door),
         cmocka_unit_test(siblings_touch_few_engines_while_long_prefills_are_about),
         cmocka_unit_test(siblings_on_a_shared_document_spread),
