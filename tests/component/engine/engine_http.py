@@ -363,7 +363,7 @@ class Life(unittest.TestCase):
 class Faults(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.e = Engine("--profile", "8b", "--time-scale", "100")
+        cls.e = Engine("--profile", "8b", "--time-scale", "2")
 
     @classmethod
     def tearDownClass(cls):
