@@ -137,12 +137,35 @@ static void check_policy(const struct check *k, int section, size_t i, const cha
         complain(k, section, i, name, "must be a policy that needs no workflows");
 }
 
+/* What it knows of workflows is one body of knowledge. */
+static void check_one_workflow_policy(const struct check *k)
+{
+    struct policy_spec spec;
+    const char *first = NULL;
+
+    if (spec_parse(k->conf->scheduler.policy, &spec, NULL, 0) == ERR_OK &&
+        spec_needs_workflow(&spec))
+        first = k->conf->scheduler.policy;
+    for (size_t i = 0; i < k->conf->policy_count; i++) {
+        const char *text = k->conf->policies[i].policy;
+
+        if (spec_parse(text, &spec, NULL, 0) != ERR_OK || !spec_needs_workflow(&spec))
+            continue;
+        if (first == NULL)
+            first = text;
+        else if (strcmp(first, text) != 0)
+            complain(k, POLICIES, i, "policy",
+                     "policy workflow can be in force with one set of options only");
+    }
+}
+
 static void check_policies(const struct check *k)
 {
     const struct conf_scheduler *s = &k->conf->scheduler;
 
     check_policy(k, SCHEDULER, 0, "policy", s->policy, false);
     check_policy(k, SCHEDULER, 0, "default_policy", s->default_policy, true);
+    check_one_workflow_policy(k);
     for (size_t i = 0; i < k->conf->policy_count; i++) {
         const struct conf_policy *p = &k->conf->policies[i];
 

@@ -63,6 +63,10 @@ static void workflow_add(struct buf *b, const workflow_msg *w)
     buf_adds(b, ",");
     add_text(b, "state", w->state);
     buf_adds(b, ",");
+    if (w->admission[0] != '\0') {
+        add_text(b, "admission", w->admission);
+        buf_adds(b, ",");
+    }
     add_time(b, "created", w->created_ms);
     buf_adds(b, ",");
     add_time(b, "last_activity", w->last_activity_ms);
@@ -77,11 +81,11 @@ static void workflow_add(struct buf *b, const workflow_msg *w)
         b,
         "],\"tokens\":{\"prompt\":%llu,\"cached\":%llu,\"completion\":%llu,\"recomputed\":%llu},"
         "\"latency\":{\"mean\":%.6f,\"p50\":%.6f,\"p99\":%.6f},\"waits\":{\"count\":%llu,\"mean\":%"
-        ".6f}",
+        ".6f,\"now\":%u,\"longest\":%.3f}",
         (unsigned long long)w->prompt_tokens, (unsigned long long)w->cached_tokens,
         (unsigned long long)w->completion_tokens, (unsigned long long)w->recomputed_tokens,
         w->latency_mean, w->latency_p50, w->latency_p99, (unsigned long long)w->waits,
-        w->waited_mean);
+        w->waited_mean, w->waiting, w->waiting_longest);
 }
 
 /* The mailbox's counts are the last thing asked for; without a mailbox process the answer does

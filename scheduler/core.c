@@ -505,6 +505,34 @@ const struct engine *core_engine(const struct core *c, uint32_t index)
     return index < ENGINES_MAX && c->fleet.engines[index].used ? &c->fleet.engines[index] : NULL;
 }
 
+double core_engine_claims(const struct core *c, const struct engine *e)
+{
+    return brain_claims(e, c->conf.text_block / engine_ratio(&c->fleet, e));
+}
+
+const char *core_workflow_admission(const struct core *c, const struct workflow *w)
+{
+    static const char *const words[] = {[FLOW_NEW] = "new",
+                                        [FLOW_LIVE] = "live",
+                                        [FLOW_LAPSED] = "lapsed",
+                                        [FLOW_PAUSED] = "paused"};
+
+    return w->waiting_count > 0 ? "waiting" : c->brain.open ? words[w->flow.state] : "";
+}
+
+double core_workflow_waiting(const struct core *c, const struct workflow *w)
+{
+    uint64_t longest = 0;
+
+    list_for(pos, &w->waiting)
+    {
+        const struct wait *at = container_of(pos, const struct wait, of_workflow);
+
+        longest = c->now - at->since_ns > longest ? c->now - at->since_ns : longest;
+    }
+    return (double)longest / NS_PER_S;
+}
+
 uint32_t core_engine_count(const struct core *c)
 {
     uint32_t n = 0;

@@ -316,6 +316,8 @@ const struct receipt_row *core_receipt_row(const struct core *c, const struct re
                                            uint32_t i);
 const char *core_policy_name(const struct core *c);
 const struct engine *core_engine(const struct core *c, uint32_t index); /* NULL: no such engine */
+/* Tokens of KV that live workflows claim there. */
+double core_engine_claims(const struct core *c, const struct engine *e);
 uint32_t core_engine_count(const struct core *c); /* one more than the highest index in use */
 const char *core_engine_model(const struct core *c, const struct engine *e, uint32_t n);
 
@@ -329,6 +331,10 @@ struct workflow *core_workflow_next(const struct core *c, uint32_t *cursor, uint
 struct workflow *core_workflow(const struct core *c, uint64_t handle);
 /* NULL when unknown. One that a predecessor's table brought back gets its names here. */
 struct workflow *core_workflow_find(struct core *c, struct text tenant, struct text id);
+/* "new", "live", "lapsed", "paused" or "waiting"; "" where no policy in force has a door. */
+const char *core_workflow_admission(const struct core *c, const struct workflow *w);
+/* Seconds that its longest waiting request has waited; 0: none waits. */
+double core_workflow_waiting(const struct core *c, const struct workflow *w);
 /* The next older one; NULL: the newest. Nameless ones are left out. */
 const struct workflow *core_workflow_older(const struct core *c, const struct workflow *from);
 /* The newest one that is older than seq: where a listing goes on when its workflow has ended. */

@@ -105,7 +105,7 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->priority = e->priority;
     to->failures = e->failures;
     to->kv_tokens = engine_capacity(e);
-    to->claimed_tokens = e->claims;
+    to->claimed_tokens = (uint64_t)core_engine_claims(s->core, e);
     to->queue = engine_queue_s(e);
 }
 
@@ -580,6 +580,7 @@ static enum err on_set_policy(const struct call *c)
     what.route = change->rule->route;
     what.policy = change->rule->policy;
     err = server_policy_set(c->server, &what, why, sizeof(why));
+    err = err == ERR_CONF ? ERR_VALUE : err;
     if (err == ERR_OK)
         return policies_reply(c);
     if (why[0] == '\0')

@@ -9,7 +9,7 @@
 
 /* ---- answers ---- */
 
-static void action_no(struct core *c, const struct query *q, enum err err)
+static void action_no(struct core *c, const struct query *q, enum err err, uint64_t waited_ns)
 {
     struct action *act = action_add(c, ACT_NO);
 
@@ -17,6 +17,7 @@ static void action_no(struct core *c, const struct query *q, enum err err)
     act->handle = q->handle;
     act->err = err;
     act->retry_ns = err_retry_ms(err) > 0 ? (uint64_t)err_retry_ms(err) * NS_PER_MS : 0;
+    act->waited_ns = waited_ns;
     c->stats.refused[err]++;
 }
 
@@ -289,7 +290,7 @@ void query_take(struct core *c, const struct query *q)
         }
     }
     if (err != ERR_OK)
-        action_no(c, q, err);
+        action_no(c, q, err, q->waited_ns);
 }
 
 enum err placed_take(struct core *c, const struct query *q, enum reason reason)
@@ -368,7 +369,7 @@ bool wait_try(struct core *c, struct wait *w)
 
 void wait_refuse(struct core *c, struct wait *w, enum err err)
 {
-    action_no(c, &w->query, err);
+    action_no(c, &w->query, err, c->now - w->since_ns);
     if (err == ERR_GATE_WAIT)
         wait_note_refused(c, w, (uint64_t)err_retry_ms(err) * NS_PER_MS);
     wait_drop(c, w);

@@ -13,7 +13,7 @@
 struct rules {
     char general[SPEC_MAX + 1], others[SPEC_MAX + 1]; /* others: requests without a workflow */
     struct rule {
-        char model[MODEL_MAX + 1], route[128], policy[SPEC_MAX + 1];
+        char model[MODEL_MAX + 1], route[ROUTE_MAX + 1], policy[SPEC_MAX + 1];
     } items[POLICY_RULES_MAX];
     uint32_t count;
 };

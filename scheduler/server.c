@@ -417,8 +417,11 @@ enum err server_policy_set(struct server *s, const struct rule_change *change, c
     struct rules fresh = s->rules;
     enum err err = rules_change(&fresh, change, why, size);
 
-    if (err == ERR_OK)
+    if (err == ERR_OK) {
         err = rules_apply(s, &fresh, &s->conf->scheduler);
+        if (err == ERR_CONF)
+            snprintf(why, size, "policy workflow can be in force with one set of options only");
+    }
     if (err == ERR_OK)
         log_info("policy_set", "policy=%s model=%s route=%s", change->policy, change->model,
                  change->route);
@@ -667,7 +670,7 @@ static enum err server_start(struct server *s)
     core = core_conf_of(s, &conf->scheduler, &s->rules, array);
     err = core_new(&core, &s->core);
     if (err != ERR_OK) {
-        log_error("policy", "error=\"no such policy: %s / %s\"", conf->scheduler.policy,
+        log_error("policy", "error=\"cannot be in force: %s / %s\"", conf->scheduler.policy,
                   conf->scheduler.default_policy);
         return err;
     }

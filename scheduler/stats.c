@@ -171,7 +171,8 @@ static void gauge(struct stats *st, unsigned row, double value)
     metric_set(metric_get(st->metric, row, NULL), value);
 }
 
-static void engine_refresh(struct stats *st, uint32_t i, const struct engine *e)
+static void engine_refresh(struct stats *st, const struct core *c, uint32_t i,
+                           const struct engine *e)
 {
     static const unsigned rows[STATS_ENGINE_ROWS] = {
         M_engine_up,    M_engine_run, M_engine_tokens, M_engine_homed, M_engine_reqs,
@@ -200,7 +201,7 @@ static void engine_refresh(struct stats *st, uint32_t i, const struct engine *e)
     metric_add(s[4], (double)(e->requests - st->engine_requests[i]));
     metric_add(s[5], (double)(e->failures - st->engine_failures[i]));
     metric_set(s[6], (double)engine_capacity(e));
-    metric_set(s[7], (double)e->claims);
+    metric_set(s[7], core_engine_claims(c, e));
     metric_set(s[8], engine_queue_s(e));
     st->engine_requests[i] = e->requests;
     st->engine_failures[i] = e->failures;
@@ -238,7 +239,7 @@ void stats_refresh(struct stats *st, const struct core *c, uint32_t peers)
 
         engines += e != NULL;
         alive += e != NULL && e->healthy;
-        engine_refresh(st, i, e);
+        engine_refresh(st, c, i, e);
     }
     gauge(st, M_engines, engines);
     gauge(st, M_engines_alive, alive);

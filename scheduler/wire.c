@@ -113,7 +113,7 @@ enum err wire_query(const Slipstream__V1__Query *q, double scale, struct query *
     if (!id_or_empty(q->workflow_id) || !id_or_empty(q->agent_id) || !id_or_empty(q->group_id) ||
         strlen(q->tenant) > TENANT_MAX)
         return ERR_ID;
-    if ((unsigned)q->strategy > PLACE_ISOLATED)
+    if ((unsigned)q->strategy > PLACE_ISOLATED || strlen(q->route) > ROUTE_MAX)
         return ERR_INVALID;
     if (q->n_digests > DIGESTS_MAX || q->n_avoid > AVOID_MAX)
         return ERR_TOO_LARGE;
@@ -403,6 +403,9 @@ Slipstream__V1__Workflow *wire_workflow(struct arena *a, const struct core *c,
     to->inflight = w->inflight;
     to->waits = w->waits;
     to->waited_mean = w->waits > 0 ? (double)w->waited_ns / (double)w->waits / 1e9 : 0;
+    to->admission = word(core_workflow_admission(c, w));
+    to->waiting = w->waiting_count;
+    to->waiting_longest = core_workflow_waiting(c, w);
     if (agents_max > 0)
         to->agents = wire_agents(a, c, w, clock, agents_max, true, &to->n_agents);
     return to;

@@ -8,6 +8,9 @@ from support.fleet import Fleet, slipctl, slipctl_run
 from support.wait import wait_until
 
 
+pytestmark = pytest.mark.asan_ok
+
+
 @pytest.fixture(scope="module", params=["nng", "shm"])
 def trio(request):
     with Fleet(engines=3, channel=request.param) as f:
@@ -79,9 +82,30 @@ def test_policy_changes_at_run_time_until_the_next_reload():
         assert receipt(f.chat("x", [("X-Workflow-ID", "w2")]))["policy"] == "workflow"
 
 
+def test_models_and_routes_have_policies_of_their_own():
+    rules = [{"route": "/v1/completions", "policy": "roundrobin"}, {"model": "sim", "policy": "least"}]
+    with Fleet(engines=2, sections={"policies": rules}) as f:
+        wf = [("X-Workflow-ID", "w")]
+        assert receipt(f.chat("x", wf))["policy"] == "least"
+        a = f.post("/v1/completions", {"model": "sim", "prompt": "x", "max_tokens": 2}, wf)
+        assert receipt(a)["policy"] == "roundrobin"
+        shown = slipctl(f, "policy", "--json")["rules"]
+        assert shown == [{"model": "", "route": "/v1/completions", "policy": "roundrobin"},
+                         {"model": "sim", "route": "", "policy": "least"}]
+        slipctl(f, "policy", "--remove", "--model", "sim", "--json")
+        assert receipt(f.chat("x", wf))["policy"] == "workflow"
+        slipctl(f, "policy", "random", "--model", "sim", "--route", "/v1/chat/completions", "--json")
+        assert receipt(f.chat("x", wf))["policy"] == "random"
+        f.settings["policies"] = [{"model": "other", "policy": "least"}]
+        f.write_config()
+        f.scheduler.signal(signal.SIGHUP)
+        wait_until("the new rules are in force", 5, lambda: len(slipctl(f, "policy", "--json")["rules"]) == 1)
+        assert receipt(f.chat("x", wf))["policy"] == "workflow"
+
+
 @pytest.mark.parametrize("args,words", [
     (["astrology"], "astrology"), (["workflow:stars=1"], "stars"), (["--default", "workflow"], "needs workflows"),
-    (["--remove", "--model", "m"], "not_found")])
+    (["--remove", "--model", "m"], "not_found"), (["workflow:tax=.1", "--model", "m"], "one set of options")])
 def test_bad_policy_is_refused_in_words(trio, args, words):
     before = slipctl(trio, "policy", "--json")
     r = slipctl_run(trio, "policy", *args)

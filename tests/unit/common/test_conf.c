@@ -396,6 +396,9 @@ static void policies_of_models_and_routes_are_read_and_checked_with_their_lines(
                            "f:3: policies[0].route: must begin with a slash"));
     assert_non_null(
         strstr(bad("policies: [{policy: least}, {policy: roundrobin}]"), "another item"));
+    assert_non_null(strstr(bad("policies:\n- {model: a, policy: workflow}\n- {model: b, policy: "
+                               "'workflow:tax=.1'}\n"),
+                           "one set of options only"));
     assert_non_null(strstr(bad("policies: [{model: m}]"), "policies[0].policy: is required"));
     assert_non_null(
         strstr(bad("scheduler:\n  policy: workflow:gate=x\n"), "f:2: scheduler.policy"));
