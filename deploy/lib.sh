@@ -68,10 +68,10 @@ common:
 gateway:
   listen: ["127.0.0.1:$PORT"]
   admin_listen: ["127.0.0.1:$ADMIN_PORT"]
-  gate_wait_ms: 10m
   first_byte_timeout_ms: 10m
 scheduler:
   policy: "$POLICY"
+  gate_wait_ms: 10m
 engines:
 CONF
     local i
