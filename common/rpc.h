@@ -59,8 +59,8 @@ struct rpc_client_conf {
      * restarted). info: the service's words. */
     void (*on_up)(void *arg, uint64_t epoch, const uint8_t *info, size_t info_len);
     /* The link is not usable; every call in flight has been answered with ERR_GONE before this.
-     * Also, without an on_up before it, when the server refuses the hello; the channel keeps
-     * trying. */
+     * Also, without an on_up before it, when the server refuses the hello, and with each new reason
+     * for which a server on another host cannot be reached; the channel keeps trying. */
     void (*on_down)(void *arg, const char *reason);
     void (*on_event)(void *arg, unsigned method, const uint8_t *body,
                      size_t len); /* method: wire number - RPC_EVENT_BASE */

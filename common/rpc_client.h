@@ -56,8 +56,9 @@ struct rpc_client {
 
     struct buf info; /* the service's words of the hello, until the link is up */
     const char *failure;
+    const char *trouble; /* why there is no pipe, as the owner was told last */
     struct timer oneway_timer, busy_timer, ack_timer, hello_timer, attach_timer, fail_timer,
-        dial_timer;
+        dial_timer, trouble_timer;
 };
 
 /* rpc_client.c */

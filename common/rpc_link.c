@@ -18,6 +18,7 @@
  */
 #define REDIAL_LOCAL_NS NS_PER_S /* so long without a word from the server: dial anew */
 #define REDIAL_REMOTE_NS (10 * NS_PER_S)
+#define TROUBLE_LOOK_NS NS_PER_S
 #define HELLO_AGAIN_NS (20 * NS_PER_MS)
 #define REFUSED_AGAIN_NS NS_PER_S
 #define ATTACH_TIMEOUT_NS (500 * NS_PER_MS)
@@ -90,6 +91,26 @@ void client_fail_later(struct rpc_client *c, const char *reason)
     timer_start(c->host.timers, &c->fail_timer, clock_ns());
 }
 
+/* On one host a server that is not there is about to start. On another one there are more reasons,
+ * and people who look for them. */
+static void trouble_watch(struct rpc_client *c)
+{
+    if (!c->is_local)
+        timer_start(c->host.timers, &c->trouble_timer, clock_ns() + TROUBLE_LOOK_NS);
+}
+
+static void on_trouble_timer(struct timer *t)
+{
+    struct rpc_client *c = container_of(t, struct rpc_client, trouble_timer);
+    const char *why = nngc_trouble(c->wire);
+
+    trouble_watch(c);
+    if (why == NULL || why == c->trouble)
+        return;
+    c->trouble = why;
+    c->conf.on_down(c->conf.arg, why);
+}
+
 static void on_dial_timer(struct timer *t)
 {
     struct rpc_client *c = container_of(t, struct rpc_client, dial_timer);
@@ -100,6 +121,7 @@ static void on_dial_timer(struct timer *t)
         return;
     c->has_pipe = false;
     client_down(c, "the server does not answer", 0);
+    trouble_watch(c);
     nngc_redial(c->wire);
 }
 
@@ -426,10 +448,14 @@ static void wire_on_pipe(void *arg, bool is_up)
 
     c->has_pipe = is_up;
     c->avoid_ring = false;
-    if (!is_up)
-        client_down(c, "the connection was closed", 0);
-    else
+    if (is_up) {
+        timer_stop(c->host.timers, &c->trouble_timer);
+        c->trouble = NULL;
         hello_try(c);
+        return;
+    }
+    trouble_watch(c);
+    client_down(c, "the connection was closed", 0);
 }
 
 static void wire_on_done(void *arg, enum nngc_slot slot, enum err e, const uint8_t *p, size_t len)
@@ -470,7 +496,9 @@ void client_link_init(struct rpc_client *c, struct nngc_calls *wire_calls)
     c->attach_timer.fire = on_attach_timer;
     c->fail_timer.fire = on_fail_timer;
     c->dial_timer.fire = on_dial_timer;
+    c->trouble_timer.fire = on_trouble_timer;
     redial_later(c);
+    trouble_watch(c);
     *wire_calls = (struct nngc_calls){.arg = c, .on_pipe = wire_on_pipe, .on_done = wire_on_done};
 }
 
@@ -480,4 +508,5 @@ void client_link_close(struct rpc_client *c)
     timer_stop(c->host.timers, &c->oneway_timer);
     timer_stop(c->host.timers, &c->hello_timer);
     timer_stop(c->host.timers, &c->dial_timer);
+    timer_stop(c->host.timers, &c->trouble_timer);
 }

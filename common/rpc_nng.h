@@ -39,6 +39,8 @@ bool nngc_is_idle(const struct nngc *c, enum nngc_slot slot);
 enum err nngc_send(struct nngc *c, enum nngc_slot slot, const void *a, size_t a_len, const void *b,
                    size_t b_len);
 void nngc_cancel(struct nngc *c); /* on_done comes for what is in flight */
+/* Why the dialer has made no pipe of late, in words; NULL: nothing new since the last call. */
+const char *nngc_trouble(struct nngc *c);
 /* Gives the dialer and its pipe up and starts a new one: for a link that nothing comes from. */
 void nngc_redial(struct nngc *c);
 

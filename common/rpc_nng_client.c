@@ -14,6 +14,19 @@
 #define SEND_TIMEOUT_MS 2000    /* to be on the way: only a pipe that is dead takes longer */
 #define ANSWER_TIMEOUT_MS 30000 /* then the channel is given up and said hello to again */
 
+/* What nng counts of a dialer, the clearest first. */
+static const struct nngc_failure {
+    const char *counter, *words;
+} nngc_failures[] = {
+    {"auth", "the server's certificate is not of the CA in rpc_tls_ca_file, or not for this host"},
+    {"refused", "the connection is refused: nobody listens there"},
+    {"timeout", "the host does not answer"},
+    {"proto", "the server speaks another protocol"},
+    {"disconnect", "the server closes the connection before the hello"},
+    {"other", "the connection fails"},
+};
+#define NNGC_FAILURES (sizeof(nngc_failures) / sizeof(nngc_failures[0]))
+
 struct nngc_request {
     struct inbox_item item;
     struct nngc *client;
@@ -34,6 +47,7 @@ struct nngc {
     struct nngc_calls calls;
     nng_dialer dialer;
     bool has_dialer;
+    uint64_t failures[NNGC_FAILURES]; /* of this dialer, when last looked at */
     char *url, *ca_file, *cert_file, *key_file;
     uint32_t pipe; /* 0: none */
 };
@@ -243,6 +257,27 @@ void nngc_cancel(struct nngc *c)
             nng_aio_cancel(c->requests[i].aio);
 }
 
+const char *nngc_trouble(struct nngc *c)
+{
+    const char *words = NULL;
+    nng_stat *all, *dialer, *st;
+    uint64_t n;
+    size_t i;
+
+    if (!c->has_dialer || nng_stats_get(&all) != 0)
+        return NULL;
+    dialer = nng_stat_find_dialer(all, c->dialer);
+    for (i = 0; i < NNGC_FAILURES && dialer != NULL; i++) {
+        st = nng_stat_find(dialer, nngc_failures[i].counter);
+        n = st != NULL ? nng_stat_value(st) : 0;
+        if (n != c->failures[i] && words == NULL)
+            words = nngc_failures[i].words;
+        c->failures[i] = n;
+    }
+    nng_stats_free(all);
+    return words;
+}
+
 void nngc_redial(struct nngc *c)
 {
     sigset_t old = nngx_signals_block();
@@ -250,6 +285,7 @@ void nngc_redial(struct nngc *c)
     if (c->has_dialer)
         nng_dialer_close(c->dialer);
     c->pipe = 0;
+    memset(c->failures, 0, sizeof(c->failures));
     nngc_dial(c); /* a failure is met by the next redial */
     nngx_signals_restore(&old);
 }

@@ -18,6 +18,9 @@ struct engine_pool {
     struct list idle; /* kept connections, the most recently used last; none has an exchange */
     unsigned idle_count;
     uint32_t generation;
+    char address[64]; /* of that generation; a scheduler that lost its memory counts anew */
+    uint32_t port;
+    uint32_t life; /* grows when another engine takes the place */
     struct acks_engine acks;
     struct sockaddr_storage addr;
     socklen_t addr_len;
@@ -30,7 +33,7 @@ struct link {
     struct exchange *x; /* NULL while idle */
     struct timer connect_timer;
     uint64_t idle_since_ns;
-    uint32_t engine, generation;
+    uint32_t engine, generation, life;
     h2o_iovec_t *bufs; /* request to be written once connected; owner's */
     size_t buf_count;
     bool reused, connecting, writing, write_failed, is_head, keep, paused, any_byte, complete,
@@ -193,13 +196,16 @@ static bool address_of(const struct fleet_engine *e, struct sockaddr_storage *ou
     return false;
 }
 
-static void pool_follow(struct engine_pool *p, uint32_t generation)
+static void pool_follow(struct engine_pool *p, const struct fleet_engine *e)
 {
-    if (p->generation == generation)
+    if (p->generation == e->generation && p->port == e->port && strcmp(p->address, e->address) == 0)
         return;
     while (!list_is_empty(&p->idle))
         idle_close(p, container_of(list_first(&p->idle), struct link, node));
-    p->generation = generation;
+    p->generation = e->generation;
+    p->port = e->port;
+    memcpy(p->address, e->address, sizeof(p->address));
+    p->life++;
     p->acks = (struct acks_engine){0};
 }
 
@@ -233,7 +239,7 @@ void exchange_start(struct exchange *x, struct gw *gw, uint32_t engine, uint32_t
     struct link *l;
 
     *x = (struct exchange){.ops = ops, .arg = arg};
-    pool_follow(p, generation);
+    pool_follow(p, &gw->fleet.engines[engine]);
     if (!fresh && !list_is_empty(&p->idle)) {
         l = container_of(p->idle.prev, struct link, node);
         list_remove(&l->node);
@@ -247,6 +253,7 @@ void exchange_start(struct exchange *x, struct gw *gw, uint32_t engine, uint32_t
         l->gw = gw;
         l->engine = engine;
         l->generation = generation;
+        l->life = p->life;
     }
     l->x = x;
     x->link = l;
@@ -465,7 +472,7 @@ void exchange_end(struct exchange *x)
     l->x = NULL;
     p = &l->gw->pools[l->engine];
     if (!l->complete || !l->keep || l->writing || l->write_failed || l->gw->stopped ||
-        p->generation != l->generation || p->idle_count >= l->gw->conf->gateway.engine_idle_max) {
+        p->life != l->life || p->idle_count >= l->gw->conf->gateway.engine_idle_max) {
         link_free(l);
         return;
     }

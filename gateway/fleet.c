@@ -18,7 +18,9 @@ void fleet_init(struct fleet *f, const char *run_dir)
 {
     memset(f, 0, sizeof(*f));
     f->shm.fd = -1;
-    snprintf(f->path, sizeof(f->path), "%s/fleet", run_dir);
+    f->is_told = run_dir == NULL;
+    if (!f->is_told)
+        snprintf(f->path, sizeof(f->path), "%s/fleet", run_dir);
 }
 
 void fleet_fini(struct fleet *f)
@@ -104,6 +106,8 @@ static void rows_follow(struct fleet *f)
 
 void fleet_refresh(struct fleet *f, uint64_t now_ns)
 {
+    if (f->is_told)
+        return;
     if (!fleet_is_fresh(f) || !shm_is_current(&f->shm))
         segment_open(f, now_ns);
     rows_follow(f);
@@ -111,6 +115,8 @@ void fleet_refresh(struct fleet *f, uint64_t now_ns)
 
 void fleet_reread(struct fleet *f, uint64_t now_ns)
 {
+    if (f->is_told)
+        return;
     f->looked_ns = 0;
     f->conf_epoch = UINT64_MAX;
     segment_open(f, now_ns);
@@ -119,7 +125,39 @@ void fleet_reread(struct fleet *f, uint64_t now_ns)
 
 bool fleet_is_fresh(const struct fleet *f)
 {
+    if (f->is_told)
+        return f->is_linked;
     return f->seg != NULL && shm_beat_age_ms(&f->shm) < BEAT_FRESH_MS;
+}
+
+uint64_t fleet_digest_seed(const struct fleet *f)
+{
+    if (f->is_told)
+        return f->told_seed;
+    return f->seg != NULL ? f->seg->digest_seed : 0;
+}
+
+void fleet_tell(struct fleet *f, const struct fleet_engine *rows, uint32_t count,
+                uint64_t conf_epoch)
+{
+    uint32_t i;
+
+    if (!f->is_told)
+        return;
+    f->count = count < FLEET_ENGINES ? count : FLEET_ENGINES;
+    f->conf_epoch = conf_epoch;
+    memset(f->engines, 0, sizeof(f->engines));
+    for (i = 0; i < f->count; i++) {
+        struct fleet_engine e = rows[i];
+
+        if (row_is_sane(&e))
+            f->engines[i] = e;
+    }
+}
+
+void fleet_set_linked(struct fleet *f, bool is_linked)
+{
+    f->is_linked = is_linked;
 }
 
 const struct fleet_engine *fleet_engine_get(const struct fleet *f, uint32_t index,

@@ -8,8 +8,10 @@
 #include "common/shm_layout.h"
 
 /*
- * The worker's copy of the fleet, taken from the scheduler's segment, and what it decides from it
- * when the scheduler is gone.
+ * The worker's copy of the fleet, and what it decides from it when the scheduler is gone. It comes
+ * from one of two sources: the scheduler's segment on its host, or, for a worker on another host,
+ * the scheduler's messages (fleet_told.h). There are no homes then, and the link's state stands for
+ * the heartbeat.
  */
 struct fleet {
     struct shm shm; /* closed while there is no segment */
@@ -19,8 +21,14 @@ struct fleet {
     uint64_t looked_ns;
     uint32_t count;
     struct fleet_engine engines[FLEET_ENGINES];
+    bool is_told, is_linked;
+    uint64_t told_seed;
+    double told_scale; /* 0: unknown */
+    int64_t told_now;  /* the priority of what came at told_ns */
+    uint64_t told_ns;
 };
 
+/* NULL: there is no segment, rows are told. */
 void fleet_init(struct fleet *f, const char *run_dir);
 void fleet_fini(struct fleet *f);
 /* Attaches, or follows a successor's segment, and copies changed engine rows. Cheap; call it as
@@ -29,7 +37,13 @@ void fleet_refresh(struct fleet *f, uint64_t now_ns);
 /* Copies everything anew, load included: for those who look, and when a decision names what the
  * copy does not have. */
 void fleet_reread(struct fleet *f, uint64_t now_ns);
-bool fleet_is_fresh(const struct fleet *f); /* the scheduler's heart beats: younger than 300 ms */
+/* The scheduler's heart beats: younger than 300 ms. Where rows are told: the link is up. */
+bool fleet_is_fresh(const struct fleet *f);
+uint64_t fleet_digest_seed(const struct fleet *f); /* 0: not known yet */
+/* Rows replace all that were there; those that cannot be are left out. Only where rows are told. */
+void fleet_tell(struct fleet *f, const struct fleet_engine *rows, uint32_t count,
+                uint64_t conf_epoch);
+void fleet_set_linked(struct fleet *f, bool is_linked);
 const struct fleet_engine *fleet_engine_get(const struct fleet *f, uint32_t index,
                                             uint32_t generation); /* NULL: gone or changed */
 bool fleet_serves(const struct fleet_engine *e, const char *model, size_t model_len);

@@ -142,7 +142,7 @@ static bool look_step(struct look *l, struct gw_request *r, size_t budget)
         l->stage = LOOK_IDLE;
         if (!body_accept(r, &l->in))
             return true;
-        struct digest_key key = {.seed = gw->fleet.seg != NULL ? gw->fleet.seg->digest_seed : 0,
+        struct digest_key key = {.seed = fleet_digest_seed(&gw->fleet),
                                  .model = r->model,
                                  .salt = l->in.cache_salt.len > 0 ? l->in.cache_salt.bytes : NULL,
                                  .tenant = r->tenant[0] != '\0' ? r->tenant : NULL};

@@ -295,6 +295,7 @@ static enum err access_open(struct gw *gw)
 
 static enum err gw_open(struct gw *gw)
 {
+    char url[256];
     enum err e;
 
     list_init(&gw->ready);
@@ -302,7 +303,8 @@ static enum err gw_open(struct gw *gw)
     timers_init(&gw->timers);
     pool_init(&gw->requests, sizeof(struct gw_request), gw->conf->gateway.max_requests);
     look_init(gw);
-    fleet_init(&gw->fleet, gw->conf->common.run_dir);
+    conf_scheduler_url(gw->conf, url, sizeof(url));
+    fleet_init(&gw->fleet, strncmp(url, "ipc:", 4) == 0 ? gw->conf->common.run_dir : NULL);
     body_budget_set(gw);
     client_max_set(gw);
     gw->retry_tokens = 10;

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/must.h"
 #include "gateway/finish.h"
+#include "gateway/fleet_told.h"
 #include "gateway/methods.h"
 #include "gateway/worker.h"
 
@@ -173,10 +174,19 @@ static void place_alone(struct gw_request *r)
     gw_goto(r, GW_DIALING, reason);
 }
 
+/* Without a heartbeat, only the answer tells slow from dead. */
+static bool is_unanswered(const struct gw_request *r, uint64_t now)
+{
+    return r->gw->fleet.is_told &&
+           now - r->since_ns >= r->gw->conf->gateway.remote_placing_ms * NS_PER_MS;
+}
+
 bool placement_try_alone(struct gw_request *r)
 {
-    fleet_refresh(&r->gw->fleet, clock_ns());
-    if (fleet_is_fresh(&r->gw->fleet) || r->gw->fleet.count == 0)
+    uint64_t now = clock_ns();
+
+    fleet_refresh(&r->gw->fleet, now);
+    if (r->gw->fleet.count == 0 || (fleet_is_fresh(&r->gw->fleet) && !is_unanswered(r, now)))
         return false;
     place_alone(r);
     return true;
@@ -214,6 +224,14 @@ static void go_apply(struct gw_request *r, const decision_msg *d)
     if (e == NULL) { /* of a scheduler whose segment we have not opened yet */
         fleet_reread(&gw->fleet, clock_ns());
         e = fleet_engine_get(&gw->fleet, d->engine, d->engine_generation);
+    }
+    if (e == NULL && gw->fleet.is_told) { /* the decision overtook the news of this engine */
+        placement_cancel(r);
+        if (r->state == GW_WAITING)
+            gw_goto(r, GW_PLACING, "an engine that is not known yet");
+        else
+            r->place.wants_fleet = true;
+        return;
     }
     if (e == NULL) { /* the fleet changed under the decision */
         placement_failed(r, ERR_NO_ENGINE);
@@ -349,7 +367,7 @@ void placement_ask(struct gw_request *r)
         return;
     }
     request_new_attempt(r);
-    r->place.granted = false;
+    r->place.granted = r->place.wants_fleet = false;
     if (!rpc_client_is_up(gw->scheduler)) {
         if (gw->fleet.count > 0 && (gw->scheduler_lost || !fleet_is_fresh(&gw->fleet)))
             place_alone(r);
@@ -435,6 +453,15 @@ void placement_end(struct gw_request *r, uint64_t now)
     report_send(r->gw, &item);
 }
 
+/* Another engine may have its number, where a scheduler has forgotten who had which. */
+static bool is_there(const struct gw_request *r)
+{
+    const struct fleet *f = &r->gw->fleet;
+
+    return !f->is_told || (r->place.engine < f->count &&
+                           strcmp(f->engines[r->place.engine].id, r->place.engine_id) == 0);
+}
+
 /* After each hello: everything in flight is restated, in pages, so that a new scheduler counts it
  * and an old one forgets what it must. */
 static void resume_send(struct gw *gw)
@@ -451,7 +478,7 @@ static void resume_send(struct gw *gw)
     while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL) {
         Slipstream__V1__InflightItem *it = &items[page.n_items];
 
-        if (r->state != GW_DIALING && r->state != GW_STREAMING)
+        if ((r->state != GW_DIALING && r->state != GW_STREAMING) || !is_there(r))
             continue;
         slipstream__v1__inflight_item__init(it);
         query_fill(&queries[page.n_items], r, now);
@@ -506,12 +533,29 @@ static void tickets_watch(struct gw *gw)
             timer_start(&gw->timers, &r->timer, end);
 }
 
+/* Its news has come, whoever waited for it asks again. */
+static void on_fleet(struct gw *gw, const uint8_t *body, size_t len)
+{
+    uint32_t cursor = 0;
+    uint64_t handle;
+    struct gw_request *r;
+
+    if (!gw->fleet.is_told)
+        return;
+    if (fleet_take_event(&gw->fleet, body, len) == ERR_PROTO)
+        log_error("fleet_refused", "reason=\"malformed\"");
+    while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL)
+        if (r->state == GW_PLACING && r->place.wants_fleet)
+            placement_ask(r);
+}
+
 static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
 {
     struct gw *gw = arg;
 
-    (void)info;
-    (void)len;
+    if (gw->fleet.is_told && fleet_take_info(&gw->fleet, info, len, clock_ns()) != ERR_OK)
+        log_error("fleet_refused", "reason=\"malformed\"");
+    fleet_set_linked(&gw->fleet, true);
     log_info("scheduler_up", "epoch=%016llx ring=%d", (unsigned long long)epoch,
              rpc_client_is_ring(gw->scheduler));
     gw->scheduler_lost = false;
@@ -529,6 +573,7 @@ static void on_down(void *arg, const char *reason)
     if (!gw->scheduler_lost)
         gw->scheduler_lost_ns = clock_ns();
     gw->scheduler_lost = true;
+    fleet_set_linked(&gw->fleet, false);
     tickets_watch(gw);
     metric_set(gw->m[GW_M_scheduler_up], 0);
 }
@@ -539,6 +584,8 @@ static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
     struct gw_request *r;
     decision_msg *d;
 
+    if (event == SCHED_EVENT_FLEET)
+        on_fleet(gw, body, len);
     if (event != SCHED_EVENT_GRANT && event != SCHED_EVENT_REVOKE)
         return;
     d = slipstream__v1__decision__unpack(NULL, len, body);

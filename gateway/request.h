@@ -58,9 +58,10 @@ struct gw_placement {
     uint64_t wait_start_ns; /* 0: does not wait */
     uint64_t waited_ns;     /* before that */
     int64_t priority;
-    bool held;    /* the scheduler holds a lease or a ticket for us under wire */
-    bool granted; /* the end of a ticket came, perhaps before the ticket did */
-    bool alone;   /* we decided it */
+    bool held;        /* the scheduler holds a lease or a ticket for us under wire */
+    bool granted;     /* the end of a ticket came, perhaps before the ticket did */
+    bool wants_fleet; /* asks again when the fleet has been told */
+    bool alone;       /* we decided it */
     uint32_t avoid[GW_AVOID_MAX];
     unsigned avoid_count, tries;
     enum err last_err; /* why the last try failed */

@@ -72,12 +72,14 @@ void enter_WAITING(struct gw_request *r)
     timer_start(&r->gw->timers, &r->timer, r->deadline_ns);
 }
 
-/* Model milliseconds, as the scheduler counts them. */
+/* Model milliseconds, as the scheduler counts them: on another host from another moment. */
 static long long priority_of(const struct gw_request *r)
 {
-    double ms = (double)r->arrived_ns * r->gw->conf->common.time_scale / (double)NS_PER_MS;
+    const struct fleet *f = &r->gw->fleet;
+    double ms =
+        ((double)r->arrived_ns - (double)f->told_ns) * worker_time_scale(r->gw) / (double)NS_PER_MS;
 
-    return r->place.alone ? (long long)ms : (long long)r->place.priority;
+    return r->place.alone ? (long long)ms + f->told_now : (long long)r->place.priority;
 }
 
 /* Adds what this engine needs to the body. Nothing else may change. */

@@ -140,9 +140,14 @@ static int turn_wait_ms(const struct gw *gw, uint64_t now)
     return ms < TURN_MAX_MS ? (int)ms : (int)TURN_MAX_MS;
 }
 
+double worker_time_scale(const struct gw *gw)
+{
+    return gw->fleet.told_scale > 0 ? gw->fleet.told_scale : gw->conf->common.time_scale;
+}
+
 double worker_model_seconds(const struct gw *gw, uint64_t ns)
 {
-    return (double)ns / 1e9 * gw->conf->common.time_scale;
+    return (double)ns / 1e9 * worker_time_scale(gw);
 }
 
 bool worker_run(struct gw *gw)

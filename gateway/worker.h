@@ -86,7 +86,8 @@ struct gw {
     struct metric_series *m_error[ERR_COUNT];
 };
 
-bool worker_run(struct gw *gw); /* until drained; false: the loop itself failed */
+bool worker_run(struct gw *gw);                /* until drained; false: the loop itself failed */
+double worker_time_scale(const struct gw *gw); /* the scheduler's, where it has told, else ours */
 /* What metrics and reports show of a time that was measured here: seconds of the engines' clock
  * (common.time_scale). */
 double worker_model_seconds(const struct gw *gw, uint64_t ns);

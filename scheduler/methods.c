@@ -78,9 +78,27 @@ static uint32_t worker_take(struct server *s, struct rpc_peer *peer)
     return UINT32_MAX;
 }
 
-static void engine_message(const struct server *s, struct arena *a, const struct engine *e,
-                           Slipstream__V1__Engine *to)
+/* What a gateway on another host needs to serve and to decide alone, as publish_engine() shows it
+ * to those on this one. */
+static void engine_row(const struct server *s, struct arena *a, const struct engine *e,
+                       Slipstream__V1__Engine *to)
 {
+    const struct seat *seat = &s->fleet.seats[e->index];
+
+    to->ip = arena_text(a, (struct text){seat->address, (uint32_t)strlen(seat->address)});
+    to->port = seat->port;
+    to->probed = e->probed;
+    if (seat->usage == CONF_USAGE_NEVER)
+        to->usage = SLIPSTREAM__V1__ENGINE_USAGE__USAGE_NEVER;
+    if (seat->usage == CONF_USAGE_ALWAYS)
+        to->usage = SLIPSTREAM__V1__ENGINE_USAGE__USAGE_ALWAYS;
+}
+
+static void engine_message(const struct server *s, struct arena *a, const struct engine *e,
+                           Slipstream__V1__Engine *to, bool as_row)
+{
+    uint32_t models =
+        as_row && e->model_count > FLEET_ENGINE_MODELS ? FLEET_ENGINE_MODELS : e->model_count;
     const struct seat *seat = &s->fleet.seats[e->index];
 
     slipstream__v1__engine__init(to);
@@ -88,8 +106,8 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->generation = e->generation;
     to->id = arena_text(a, (struct text){e->id, (uint32_t)strlen(e->id)});
     to->address = arena_text(a, (struct text){seat->host, (uint32_t)strlen(seat->host)});
-    to->models = arena_take(a, (e->model_count + 1) * sizeof(*to->models));
-    for (uint32_t i = 0; to->models != NULL && i < e->model_count; i++) {
+    to->models = arena_take(a, (models + 1) * sizeof(*to->models));
+    for (uint32_t i = 0; to->models != NULL && i < models; i++) {
         const char *name = core_engine_model(s->core, e, i);
 
         to->models[to->n_models++] = arena_text(a, (struct text){name, (uint32_t)strlen(name)});
@@ -107,9 +125,11 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->kv_tokens = engine_capacity(e);
     to->claimed_tokens = (uint64_t)core_engine_claims(s->core, e);
     to->queue = engine_queue_s(e);
+    if (as_row)
+        engine_row(s, a, e, to);
 }
 
-static bool engines_message(struct server *s, Slipstream__V1__Engines *out)
+static bool engines_message(struct server *s, Slipstream__V1__Engines *out, bool as_rows)
 {
     uint32_t count = core_engine_count(s->core), i;
 
@@ -125,25 +145,28 @@ static bool engines_message(struct server *s, Slipstream__V1__Engines *out)
         to = arena_take(&s->arena, sizeof(*to));
         if (to == NULL)
             return false;
-        engine_message(s, &s->arena, e, to);
+        engine_message(s, &s->arena, e, to, as_rows);
         out->engines[out->n_engines++] = to;
     }
     return out->engines != NULL;
 }
 
-static void info_pack(struct server *s, uint8_t **info, size_t *len)
+static void info_pack(struct server *s, bool is_gateway, uint8_t **info, size_t *len)
 {
     Slipstream__V1__SchedulerInfo words;
     Slipstream__V1__Engines engines;
 
     slipstream__v1__scheduler_info__init(&words);
     arena_clear(&s->arena);
-    words.digest_seed = s->publisher.segment->digest_seed;
-    words.conf_epoch = s->conf_epoch;
     words.policy = (char *)(uintptr_t)core_policy_name(s->core);
     words.time_scale = s->scale;
-    if (engines_message(s, &engines))
-        words.engines = &engines;
+    if (is_gateway) {
+        words.digest_seed = s->publisher.segment->digest_seed;
+        words.conf_epoch = s->conf_epoch;
+        words.priority_now = (int64_t)(server_now(s) / NS_PER_MS);
+        if (engines_message(s, &engines, true))
+            words.engines = &engines;
+    }
     *len = slipstream__v1__scheduler_info__get_packed_size(&words);
     *info = malloc(*len);
     must(*info != NULL);
@@ -177,7 +200,8 @@ enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, con
                  log_quote(quoted, sizeof(quoted), name, strlen(name)), p->worker, p->trusted);
     }
     server_step(s, &(struct event){.type = EV_WORKER_HELLO, .worker = p->worker});
-    info_pack(s, info, info_len);
+    p->fleet_due = false; /* it is in the answer */
+    info_pack(s, p->trusted, info, info_len);
     return ERR_OK;
 }
 
@@ -200,15 +224,36 @@ void server_on_gone(void *arg, struct rpc_peer *peer)
 
 void server_tell_fleet(struct server *s)
 {
+    for (uint32_t i = 0; i < SERVER_PEERS; i++)
+        if (s->workers[i] != NULL && !rpc_peer_is_local(s->workers[i])) {
+            struct peer *p = rpc_peer_data(s->workers[i]);
+
+            p->fleet_due = p->trusted;
+            s->fleet_due |= p->trusted;
+        }
+    server_retry_fleet(s);
+}
+
+void server_retry_fleet(struct server *s)
+{
     Slipstream__V1__Engines engines;
 
-    arena_clear(&s->arena);
-    if (!engines_message(s, &engines))
+    if (!s->fleet_due)
         return;
-    for (uint32_t i = 0; i < SERVER_PEERS; i++)
-        if (s->workers[i] != NULL && !rpc_peer_is_local(s->workers[i]))
+    arena_clear(&s->arena);
+    if (!engines_message(s, &engines, true))
+        return;
+    s->fleet_due = false;
+    for (uint32_t i = 0; i < SERVER_PEERS; i++) {
+        struct peer *p = s->workers[i] != NULL ? rpc_peer_data(s->workers[i]) : NULL;
+
+        if (p == NULL || !p->fleet_due)
+            continue;
+        p->fleet_due =
             rpc_event(s->rpc, s->workers[i], SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_FLEET,
-                      &engines.base);
+                      &engines.base) != ERR_OK;
+        s->fleet_due |= p->fleet_due;
+    }
 }
 
 /* ---- placing ---- */
@@ -307,7 +352,7 @@ static enum err on_list_engines(const struct call *c)
 {
     Slipstream__V1__Engines engines;
 
-    if (!engines_message(c->server, &engines))
+    if (!engines_message(c->server, &engines, false))
         return ERR_BUSY;
     reply(c, ERR_OK, &engines.base);
     return ERR_OK;

@@ -201,6 +201,7 @@ static void on_beat(struct timer *t)
     wall_base_keep(s);
     shm_beat(&s->publisher.shm);
     proc_alive();
+    server_retry_fleet(s);
     if (s->beats++ % STATS_EVERY == 0) {
         stats_feeds(&s->stats, s->core, &s->feeds); /* before unclaimed series go */
         stats_refresh(&s->stats, s->core, rpc_server_peers(s->rpc));

@@ -32,6 +32,7 @@
 struct peer {                    /* rpc_peer's data */
     uint32_t worker;             /* index in the core */
     bool trusted;                /* a gateway: names the tenant of each call, places and reports */
+    bool fleet_due;              /* it must be told the fleet and could not, yet */
     char tenant[TENANT_MAX + 1]; /* of one that is not */
 };
 
@@ -62,6 +63,7 @@ struct server {
     struct timer show;       /* publishes dirty rows */
     struct engine_set dirty; /* rows to publish: at once with fleet_changed, else soon */
     bool fleet_changed;      /* more than load: workers without the segment must hear */
+    bool fleet_due;          /* some peer has not been told */
     double scale;
     uint64_t epoch, started_ns, conf_epoch, beats;
     char *peer_key; /* common.rpc_key_file; NULL: none */
@@ -95,6 +97,7 @@ enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, con
 void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,
                     uint32_t timeout_ms, const uint8_t *body, size_t len);
 void server_on_gone(void *arg, struct rpc_peer *peer);
-void server_tell_fleet(struct server *s); /* to workers without the segment */
+void server_tell_fleet(struct server *s);  /* to workers without the segment */
+void server_retry_fleet(struct server *s); /* those that had no room for it */
 
 #endif

@@ -66,7 +66,8 @@ def test_every_example_is_run():
             assert path.name in tested, path.name
 
 
-def test_settings():
-    r = subprocess.run([str(BUILD / "bin/slipstream-scheduler"), "--config", str(EXAMPLES / "slipstream.yaml"), "--check"],
+@pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.yaml")))
+def test_settings(name):
+    r = subprocess.run([str(BUILD / "bin/slipstream-scheduler"), "--config", str(EXAMPLES / name), "--check"],
                        capture_output=True, text=True)
     assert (r.returncode, r.stdout) == (0, "configuration ok\n"), r.stderr

@@ -426,6 +426,8 @@ static void client_with_a_key_sees_its_own_tenant_only(void **state)
     place(&l, 1, "w", NULL); /* of the tenant "" */
     link_start(&other, "sesame");
     link_wait_up(&other, 1);
+    assert_true(l.was_told);
+    assert_false(other.was_told);
     assert_null(workflow_get(&other, "w"));
     assert_int_equal(other.status, ERR_WORKFLOW);
     assert_int_equal(call(&other, PLACE, &q.base), ERR_DENIED);
