@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV events over ZeroMQ: a publisher that is a real libzmq one, the real scheduler, and what it says it knows."""
+import re
+
 import pytest
 from support.fleet import Fleet
 from support.kv_publisher import BLOCK, ENCODINGS, Publisher, cleared, removed, stored
@@ -10,6 +12,15 @@ from support.wait import wait_until
 
 def endpoint(count=1):
     return f"tcp://127.0.0.1:{free_port(count)}"
+
+
+LONG = "a prompt of several blocks " * 200
+
+
+def hit(answer):
+    """The share of its prompt that the scheduler thought to be cached where it went."""
+    assert answer.status == 200
+    return float(re.search(r"hit=([0-9.]+)", answer.header("x-slipstream-decision")).group(1))
 
 
 class World:
@@ -105,8 +116,11 @@ def test_what_cannot_be_had_again_makes_the_size_unknown_until_a_clear():
         pub.publish(stored([3]))
         w.wait("kv_lost_total", 1)
         w.wait("kv_known", 0)
+        assert hit(w.fleet.chat(LONG)) < 0.1 < 0.8 < hit(w.fleet.chat(LONG))
+        w.fleet.wait_no_lease()  # what ends after the clear is there again
         pub.publish(cleared(), stored([4, 5]))
         w.wait_blocks(2)
+        assert hit(w.fleet.chat(LONG)) < 0.1
 
 
 @pytest.mark.parametrize("replay", [False, True])
@@ -273,5 +287,11 @@ def test_a_restart_shows_on_the_metrics_page():
         assert w.get("restarts_total") == 0
         w.engine.metrics_page = b"vllm:prompt_tokens_total 3\n"
         w.wait("restarts_total", 1)
+        assert hit(w.fleet.chat(LONG)) < 0.1 < 0.8 < hit(w.fleet.chat(LONG))
+        w.fleet.wait_no_lease()
+        w.engine.metrics_page = b"vllm:prompt_tokens_total 1\n"
+        w.wait("restarts_total", 2)
+        # What it held is gone; that its size is not known takes nothing away of what comes now.
+        assert hit(w.fleet.chat(LONG)) < 0.1 < 0.8 < hit(w.fleet.chat(LONG))
         w.engine.metrics_page = b"no page at all"
         wait_until("it failed", 10, lambda: w.get("scrape_failures_total") > 0, 0.05)
