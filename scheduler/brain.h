@@ -82,6 +82,8 @@ void brain_drain(struct core *c);
 uint64_t brain_next_deadline(const struct core *c);
 
 /* ---- brain_gate.c ---- */
+/* Homes are known, caches are not: what seems lost for a minute says nothing. */
+void brain_restarted(struct core *c);
 bool brain_counts_losses_late(const struct core *c, const struct engine *e);
 void brain_waste(struct core *c, double tokens, double n);
 void brain_tick(struct core *c, const struct brain_fleet *f);

@@ -14,6 +14,9 @@
 #define SMALL_SHARE 0.02
 #define FAILURES_MAX 25u
 #define EMA 0.02
+#define FOLLOW_TOKENS 512.0
+#define FOLLOW_NS (5 * NS_PER_S)
+#define FOLLOW_LOOKS 32u
 
 /* ---- arriving ---- */
 
@@ -39,6 +42,33 @@ static uint32_t arrive(struct core *c, const struct ask *ask)
     if (w->home != ENGINE_NONE)
         moving(&b->mgap, idle);
     return known;
+}
+
+/* ---- why ---- */
+
+static bool is_avoided(const struct query *q, uint32_t engine)
+{
+    for (uint32_t i = 0; i < q->avoid_count; i++)
+        if (q->avoid[i] == engine)
+            return true;
+    return false;
+}
+
+static enum reason reason_of(struct core *c, const struct ask *ask, const struct engine *e)
+{
+    const struct engine *home = ask->workflow != NULL ? workflow_home(c, ask->workflow) : NULL;
+
+    if (ask->workflow == NULL)
+        return REASON_SCORE;
+    if (home == NULL)
+        return ask->workflow->last_engine == ENGINE_NONE ? REASON_NEW : REASON_REHOMED;
+    if (home == e)
+        return REASON_HOME;
+    if (is_avoided(ask->query, home->index))
+        return REASON_RETRY;
+    if (set_has(&c->fleet.alive, home->index) && !set_has(&ask->able, home->index))
+        return REASON_OTHER_MODEL;
+    return set_has(&ask->may, home->index) ? REASON_OVERLOAD : REASON_REHOMED;
 }
 
 /* ---- trying ---- */
@@ -100,7 +130,8 @@ static bool at_door(struct core *c, const struct ask *ask, struct choice *out)
 
     if (!set_is_empty(&room)) {
         out->engine = brain_cheapest(c, ask, &room);
-        out->reason = w->flow.state == FLOW_PAUSED ? REASON_ADMITTED : out->reason;
+        out->reason =
+            w->flow.state == FLOW_PAUSED ? REASON_ADMITTED : reason_of(c, ask, out->engine);
         return true;
     }
     if (fresh <= SMALL_SHARE * brain_capacity(c, b)) {
@@ -119,31 +150,46 @@ static bool at_door(struct core *c, const struct ask *ask, struct choice *out)
     return false;
 }
 
-/* ---- why ---- */
+/* ---- followers ---- */
 
-static bool is_avoided(const struct query *q, uint32_t engine)
+static uint32_t common_blocks(const struct lease *l, const struct ask *ask)
 {
-    for (uint32_t i = 0; i < q->avoid_count; i++)
-        if (q->avoid[i] == engine)
-            return true;
-    return false;
+    uint32_t low = 0, high = l->digest_count < ask->blocks ? l->digest_count : ask->blocks;
+
+    while (low < high) { /* digests are chained: what is equal here is equal before */
+        uint32_t at = (low + high + 1) / 2;
+
+        if (l->digests[at - 1] == ask->query->digests[at - 1])
+            low = at;
+        else
+            high = at - 1;
+    }
+    return low;
 }
 
-static enum reason reason_of(struct core *c, const struct ask *ask, const struct engine *e)
+/* Where blocks can be used only once their prefill has ended, a sibling that prefills the same is
+ * waited for: side by side both would compute it. */
+static bool follows(const struct core *c, const struct ask *ask, const struct engine *e)
 {
-    const struct engine *home = ask->workflow != NULL ? workflow_home(c, ask->workflow) : NULL;
+    double block = c->conf.text_block / ask->model->ratio;
+    uint32_t looked = 0;
 
-    if (ask->workflow == NULL)
-        return REASON_SCORE;
-    if (home == NULL)
-        return ask->workflow->last_engine == ENGINE_NONE ? REASON_NEW : REASON_REHOMED;
-    if (home == e)
-        return REASON_HOME;
-    if (is_avoided(ask->query, home->index))
-        return REASON_RETRY;
-    if (set_has(&c->fleet.alive, home->index) && !set_has(&ask->able, home->index))
-        return REASON_OTHER_MODEL;
-    return set_has(&ask->may, home->index) ? REASON_OVERLOAD : REASON_REHOMED;
+    if (!e->late_share || ask->blocks == 0)
+        return false;
+    list_for(pos, &ask->workflow->leases)
+    {
+        const struct lease *l = container_of(pos, struct lease, of_workflow);
+        uint32_t common;
+
+        if (l->engine != e || !l->prefilling || c->now - l->start_ns > FOLLOW_NS)
+            continue;
+        if (++looked > FOLLOW_LOOKS)
+            break;
+        common = common_blocks(l, ask);
+        if (common > l->predicted && (common - l->predicted) * block >= FOLLOW_TOKENS)
+            return true;
+    }
+    return false;
 }
 
 /* What the client asked for goes before what we think. */
@@ -164,10 +210,28 @@ static bool by_strategy(struct core *c, const struct ask *ask, struct choice *ou
     return true;
 }
 
+/* The request's workflow passes or not; out->engine is the cheapest of all. */
+static bool is_let_in(struct core *c, const struct ask *ask, struct choice *out)
+{
+    const struct workflow *w = ask->workflow;
+    double lost = lost_tokens(ask, *ask->known);
+
+    if (ask->first && !brain_counts_losses_late(c, out->engine))
+        brain_waste(c, lost, ask->tokens);
+    if (follows(c, ask, out->engine)) {
+        out->reason = REASON_FOLLOW;
+        return false;
+    }
+    out->reason = reason_of(c, ask, out->engine);
+    if ((w->flow.state == FLOW_LIVE || w->flow.state == FLOW_LAPSED) &&
+        lost <= LOST_SHARE * ask->tokens)
+        return true;
+    return at_door(c, ask, out);
+}
+
 bool brain_place(struct core *c, const struct ask *ask, struct choice *out)
 {
-    struct workflow *w = ask->workflow;
-    double lost = 0;
+    const struct workflow *w = ask->workflow;
 
     if (w != NULL && ask->first)
         *ask->known = arrive(c, ask);
@@ -175,20 +239,11 @@ bool brain_place(struct core *c, const struct ask *ask, struct choice *out)
         return true;
     brain_costs(c, ask);
     out->engine = brain_cheapest(c, ask, &ask->may);
+    out->reason = REASON_SCORE;
     must(out->engine != NULL);
-    if (w != NULL) {
-        lost = lost_tokens(ask, *ask->known);
-        if (ask->first && !brain_counts_losses_late(c, out->engine))
-            brain_waste(c, lost, ask->tokens);
-        out->reason = reason_of(c, ask, out->engine);
-        if (((w->flow.state != FLOW_LIVE && w->flow.state != FLOW_LAPSED) ||
-             lost > LOST_SHARE * ask->tokens) &&
-            !at_door(c, ask, out))
-            return false;
-    }
-    if (out->reason != REASON_SMALL && out->reason != REASON_TURN && out->reason != REASON_ADMITTED)
-        out->reason = reason_of(c, ask, out->engine);
-    return true;
+    if (w == NULL)
+        return true;
+    return is_let_in(c, ask, out);
 }
 
 /* ---- draining ---- */

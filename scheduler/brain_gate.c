@@ -42,6 +42,11 @@ bool brain_counts_losses_late(const struct core *c, const struct engine *e)
     return !view_is_exact(c, e) && reports_cached(c, e);
 }
 
+void brain_restarted(struct core *c)
+{
+    c->brain.mute_until_ns = c->now + 60 * NS_PER_S;
+}
+
 void brain_waste(struct core *c, double tokens, double n)
 {
     struct brain_fleet f;

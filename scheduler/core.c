@@ -96,8 +96,6 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->conf.workflow_ttl_ns = conf->workflow_ttl_ns;
     c->conf.agent_active_ns = conf->agent_active_ns;
     c->conf.lease_slack_ns = conf->lease_slack_ns;
-    c->conf.load_bound = conf->load_bound;
-    c->conf.load_slack = conf->load_slack;
     c->conf.probe_failures = conf->probe_failures;
     c->conf.gate_wait_ns = conf->gate_wait_ns;
     c->conf.group_wait_ms = conf->group_wait_ms;

@@ -68,8 +68,6 @@ struct core_conf {
     uint32_t max_workflows, max_agents, max_leases, max_workers;
     uint64_t workflow_ttl_ns, agent_active_ns;
     uint64_t lease_slack_ns; /* a lease outlives its request's deadline by this */
-    double load_bound;
-    uint32_t load_slack;
     uint32_t probe_failures;
     uint64_t hash_seed; /* random where strangers choose ids; any fixed one in simulations */
     /* name[:key=value]..., of common/policies.def; borrowed for the call */

@@ -73,6 +73,7 @@ enum err lease_make(struct core *c, const struct query *q, struct engine *e, str
     l->prompt_bytes = q->prompt_bytes;
     l->waited_ns = q->waited_ns;
     l->stream = q->stream;
+    l->start_ns = c->now;
     l->counts = q->avoid_count == 0;
     list_push(&c->workers[q->worker].leases, &l->of_worker);
     list_init(&l->of_engine);

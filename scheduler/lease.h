@@ -49,6 +49,7 @@ struct lease {
     struct timer first_due;
     uint64_t end_digest;
     struct mark_view view;
+    uint64_t start_ns;
     uint64_t first_ns; /* of its first byte, when first_byte */
     uint32_t known;    /* *ask.known */
     uint64_t *digests; /* of the prompt */

@@ -158,6 +158,31 @@ void prefix_refresh(struct prefix *p, uint32_t engine, const uint64_t *d, uint32
     path_join(p);
 }
 
+void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n)
+{
+    struct step s;
+    uint32_t i, hold, held;
+
+    must(engine < ENGINES_MAX);
+    for (i = 0; i < n; i += s.count) {
+        s.count = 1;
+        if (!step_find(p, d + i, n - i, &s))
+            continue;
+        hold = hold_find(p, s.run, engine);
+        held = hold != 0 ? hold_at(p, hold)->held : 0;
+        if (held <= s.off)
+            continue;
+        if (held > s.off + s.count) {
+            (void)run_isolate(p, s.run, 0, s.off + s.count);
+            held = s.off + s.count;
+        }
+        p->shelves[engine].held -= held - s.off;
+        hold_at(p, hold)->held = s.off;
+        hold_fit(p, hold);
+        run_settle(p, s.run);
+    }
+}
+
 uint64_t prefix_stamp(const struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n)
 {
     struct step s;

@@ -334,8 +334,6 @@ static struct core_conf core_conf_of(const struct server *s, const struct conf_s
         .workflow_ttl_ns = conf->workflow_ttl_ms * NS_PER_MS,
         .agent_active_ns = conf->agent_active_ms * NS_PER_MS,
         .lease_slack_ns = server_to_model(s, SERVER_LEASE_SLACK_NS),
-        .load_bound = conf->load_bound,
-        .load_slack = conf->load_slack,
         .probe_failures = conf->probe_failures,
         .hash_seed = s->epoch,
         .gate_wait_ns = conf->gate_wait_ms * NS_PER_MS,

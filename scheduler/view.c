@@ -122,12 +122,15 @@ void view_left(struct core *c, struct lease *l)
 void view_ended(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
     struct prefix *p = c->view.prefix;
+    bool expected = l->expected;
     uint32_t e;
 
     if (l->engine == NULL || l->digest_count == 0)
         return;
     e = l->engine->index;
     view_left(c, l);
+    if (cause != CAUSE_RETURNED && expected && !view_is_exact(c, l->engine))
+        prefix_leave(p, e, l->digests + l->predicted, l->digest_count - l->predicted);
     if (cause != CAUSE_RETURNED || r == NULL || r->declined)
         return;
     if (!view_is_exact(c, l->engine)) {

@@ -238,6 +238,7 @@ void workflow_restore(struct core *c, const struct restore_event *ev)
     if (c->workflows.used == c->workflows.capacity)
         return; /* the caller begins with the latest used */
     w = workflow_take(c, ev->key_lo, ev->key_hi);
+    brain_restarted(c);
     w->seq = SEQ_FIRST - ++c->restored;
     list_remove(&w->by_age);
     list_push_front(&c->by_age, &w->by_age);

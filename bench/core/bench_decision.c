@@ -72,7 +72,6 @@ static void open_core(struct bench *b)
                              .workflow_ttl_ns = 100000 * NS_PER_S,
                              .agent_active_ns = 60 * NS_PER_S,
                              .probe_failures = 3,
-                             .load_bound = 4,
                              .hash_seed = 1,
                              .policy = "workflow",
                              .default_policy = "least"};

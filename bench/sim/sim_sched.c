@@ -90,8 +90,6 @@ enum err sim_sched_new(const struct sim_sched_conf *conf, const struct sim_sched
         .max_workers = 1,
         .workflow_ttl_ns = FOREVER_NS,
         .agent_active_ns = 60000000000,
-        .load_bound = 1.25,
-        .load_slack = 4,
         .probe_failures = 3,
         .hash_seed = conf->seed,
         .policy = conf->policy,

@@ -161,7 +161,7 @@ static void numbers_out_of_range_are_refused(void **state)
     assert_non_null(strstr(bad("mailbox: {box_bytes: 18446744073709551616}"), "not a number"));
     assert_non_null(strstr(bad("mailbox: {box_bytes: 18446744073709551615K}"), "out of range"));
     assert_non_null(strstr(bad("mailbox: {ttl_ms: 99999999999999999999h}"), "not a time"));
-    assert_non_null(strstr(bad("scheduler: {load_slack: 4294967297}"), "out of range"));
+    assert_non_null(strstr(bad("scheduler: {max_agents: 4294967297}"), "out of range"));
 }
 
 static void values_of_the_wrong_form_are_refused(void **state)

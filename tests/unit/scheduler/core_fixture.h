@@ -36,8 +36,6 @@ static inline struct core_conf fixture_conf(void)
                               .workflow_ttl_ns = 1800 * NS_PER_S,
                               .agent_active_ns = 60 * NS_PER_S,
                               .lease_slack_ns = 10 * NS_PER_S,
-                              .load_bound = 4,
-                              .load_slack = 16,
                               .probe_failures = 2,
                               .policy = "workflow",
                               .default_policy = "least"};

@@ -90,7 +90,6 @@ static void full_lease_table_refuses_and_recovers(void **state)
 
     (void)state;
     conf.max_leases = 2;
-    conf.load_slack = 100;
     fixture_open(&f, &conf, 1);
     first = place(&f, "w", "a").handle;
     place(&f, "w", "a");

@@ -134,6 +134,77 @@ static void siblings_without_room_wait_at_the_door(void **state)
     fixture_close(&f);
 }
 
+/* ---- followers ---- */
+
+static void shares_late(struct fixture *f, bool late)
+{
+    struct core_conf conf = fixture_conf();
+    struct text m = text_of("m");
+
+    fixture_open(f, &conf, 1);
+    step(f, &(struct event){.type = EV_ENGINE_SET,
+                            .engine = {.index = 0,
+                                       .generation = 1,
+                                       .id = text_of("e0"),
+                                       .models = &m,
+                                       .model_count = 1,
+                                       .models_known = true,
+                                       .late_share = late}});
+}
+
+static void sibling_follows_where_blocks_are_shared_late(void **state)
+{
+    struct fixture f;
+    struct action leader;
+    struct query q;
+
+    (void)state;
+    shares_late(&f, true);
+    leader = place(&f, "w", "a");
+    q = query_of(&f, "w", "b");
+    step(&f, &(struct event){.type = EV_QUERY, .query = q});
+    assert_int_equal(action_of(&f, ACT_WAIT)->reason, REASON_FOLLOW);
+    assert_int_equal(place(&f, "v", "a").type, ACT_GO); /* shares nothing */
+    step(&f, &(struct event){.type = EV_FIRST_BYTE, .report = {.handle = leader.handle}});
+    assert_true(action_of(&f, ACT_GO)->handle == q.handle);
+    fixture_close(&f);
+}
+
+static void nobody_follows_where_blocks_are_shared_at_once(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    shares_late(&f, false);
+    place(&f, "w", "a");
+    assert_int_equal(place(&f, "w", "b").type, ACT_GO);
+    fixture_close(&f);
+}
+
+static void leader_that_fails_or_dawdles_is_not_followed(void **state)
+{
+    struct fixture f;
+    struct action leader;
+    struct query q;
+
+    (void)state;
+    shares_late(&f, true);
+    leader = place(&f, "w", "a");
+    q = query_of(&f, "w", "b");
+    step(&f, &(struct event){.type = EV_QUERY, .query = q});
+    assert_non_null(action_of(&f, ACT_WAIT));
+    fail_with(&f, leader.handle, ERR_STALL);
+    assert_true(action_of(&f, ACT_GO)->handle == q.handle);
+
+    q = query_of(&f, "w", "c"); /* b leads now, and takes its time */
+    step(&f, &(struct event){.type = EV_QUERY, .query = q});
+    assert_non_null(action_of(&f, ACT_WAIT));
+    f.now += 6 * NS_PER_S;
+    step(&f, &(struct event){.type = EV_TICK});
+    assert_true(action_of(&f, ACT_GO)->handle == q.handle);
+    fixture_close(&f);
+}
+
 static void lonely_requests_wait_for_nobody(void **state)
 {
     struct fixture f;
@@ -156,6 +227,9 @@ int main(void)
         cmocka_unit_test(group_does_not_wait_longer_than_it_may),
         cmocka_unit_test(sibling_that_leaves_is_not_waited_for),
         cmocka_unit_test(siblings_without_room_wait_at_the_door),
+        cmocka_unit_test(sibling_follows_where_blocks_are_shared_late),
+        cmocka_unit_test(nobody_follows_where_blocks_are_shared_at_once),
+        cmocka_unit_test(leader_that_fails_or_dawdles_is_not_followed),
         cmocka_unit_test(lonely_requests_wait_for_nobody),
     };
 

@@ -143,8 +143,6 @@ static void only_engine_is_never_too_busy(void **state)
     struct fixture f;
 
     (void)state;
-    conf.load_bound = 1;
-    conf.load_slack = 0;
     fixture_open(&f, &conf, 1);
     for (int i = 0; i < 20; i++)
         assert_int_equal(place(&f, "w", "a").type, ACT_GO);

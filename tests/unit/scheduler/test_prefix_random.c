@@ -142,6 +142,24 @@ static void naive_evict(struct naive_engine *x)
     naive_gen_check(x, b);
 }
 
+static void step_leave(struct world *w, uint32_t e, uint32_t c, uint32_t n)
+{
+    struct naive_engine *x = &w->engines[e];
+    uint32_t from = draw(w, n);
+
+    prefix_leave(w->p, e, w->digests[c] + from, n - from);
+    for (uint32_t i = from; i < n; i++) {
+        uint32_t b = w->ids[c][i];
+
+        if (!x->held[b])
+            continue;
+        naive_unlink(x, b);
+        x->held[b] = false;
+        x->held_count--;
+        naive_gen_check(x, b);
+    }
+}
+
 static bool naive_known(const struct world *w, uint32_t b)
 {
     for (uint32_t e = 0; e < ENGINES; e++) {
@@ -354,7 +372,7 @@ static void step(struct world *w)
         *grown += 1 + draw(w, w->lens[c] - *grown < 8 ? w->lens[c] - *grown : 8);
     n = draw(w, 4) == 0 ? 1 + draw(w, *grown) : *grown;
     w->now += draw(w, 3);
-    switch (draw(w, 16)) {
+    switch (draw(w, 17)) {
     case 0:
     case 1:
     case 2:
@@ -385,6 +403,9 @@ static void step(struct world *w)
         prefix_output(w->p, e, w->digests[c], n, gen);
         if (naive_covers(&w->engines[e], w->ids[c][n - 1]))
             w->engines[e].gen[w->ids[c][n - 1]] = gen;
+        break;
+    case 14:
+        step_leave(w, e, c, n);
         break;
     default:
         step_drop(w, e);

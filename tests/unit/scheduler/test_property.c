@@ -160,8 +160,6 @@ static void world_open(struct world *w, const char *policy, uint64_t seed)
     conf.max_leases = 60;
     conf.max_agents = 4;
     conf.workflow_ttl_ns = 60 * NS_PER_S;
-    conf.load_bound = 1.5;
-    conf.load_slack = 2;
     fixture_open(&w->f, &conf, 0);
     w->seed = seed;
     w->hash = XXH3_createState();
