@@ -40,7 +40,21 @@
 #define ANY_MS 20000u
 #define ENGINES 3u
 
-enum { PLACE, REPORT, RESUME, ENGINES_LIST, GET, LIST, END, STATUS, AGENTS, NOTE };
+enum {
+    PLACE,
+    REPORT,
+    RESUME,
+    ENGINES_LIST,
+    GET,
+    LIST,
+    END,
+    STATUS,
+    AGENTS,
+    NOTE,
+    EXPLAIN,
+    GET_POLICIES,
+    SET_POLICY
+};
 
 typedef Slipstream__V1__Query query_msg;
 
@@ -119,6 +133,7 @@ static struct engine engines[ENGINES];
 static char dir[64], url[160];
 static pid_t scheduler;
 static const char *channel;
+static const char *engine_conf = ""; /* lines of every engine's item */
 static double scale;
 
 static inline void file_write(const char *name, const char *text)
@@ -147,7 +162,8 @@ static inline void conf_write(unsigned engine_count, const char *extra)
             "keys:\n  - file: %s/key\n    tenant: acme\nengines:\n",
             dir, channel, scale, extra, dir);
     for (unsigned i = 0; i < engine_count; i++)
-        fprintf(f, "  - id: e%u\n    url: http://127.0.0.1:%d\n", i, engines[i].port);
+        fprintf(f, "  - id: e%u\n    url: http://127.0.0.1:%d\n%s", i, engines[i].port,
+                engine_conf);
     fclose(f);
 }
 
@@ -187,7 +203,13 @@ static inline int scheduler_end(int signo)
 struct link {
     struct loop *loop;
     struct rpc_client *client;
-    unsigned ups, revokes;
+    unsigned ups, revokes, grants;
+    struct { /* the last one */
+        uint64_t handle;
+        bool go;
+        uint32_t err, waited_ms;
+        char wait_reason[32];
+    } grant;
     bool was_told; /* seed and engines in the hello */
     bool done;
     enum err status;
@@ -216,10 +238,20 @@ static inline void on_down(void *arg, const char *reason)
 static inline void on_event(void *arg, unsigned method, const uint8_t *body, size_t len)
 {
     struct link *l = arg;
+    Slipstream__V1__Decision *d;
 
-    (void)body;
-    (void)len;
     l->revokes += method == SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_REVOKE;
+    if (method != SLIPSTREAM__V1__SCHEDULER_EVENT__EVENT_GRANT)
+        return;
+    d = slipstream__v1__decision__unpack(NULL, len, body);
+    assert_non_null(d);
+    l->grants++;
+    l->grant.handle = d->handle;
+    l->grant.go = d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_GO;
+    l->grant.err = d->err;
+    l->grant.waited_ms = d->waited_ms;
+    snprintf(l->grant.wait_reason, sizeof(l->grant.wait_reason), "%s", d->wait_reason);
+    slipstream__v1__decision__free_unpacked(d, NULL);
 }
 
 static inline void link_start(struct link *l, const char *key)
