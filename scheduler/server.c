@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "common/must.h"
 #include "common/proc.h"
+#include "scheduler/settings.h"
 
 #define BEAT_NS (50 * NS_PER_MS)
 #define STATS_EVERY 5u /* beats */
@@ -265,7 +266,7 @@ static void on_probe(void *arg, const struct probe_result *r)
         feeds_engine_down(s, r->index);
 }
 
-static void probes_set(struct server *s)
+void server_probes_set(struct server *s)
 {
     const struct conf_scheduler *conf = &s->conf->scheduler;
     struct probe_conf how = {.interval_ms = conf->probe_interval_ms,
@@ -295,7 +296,7 @@ static void probes_set(struct server *s)
     free(targets);
 }
 
-static void engines_apply(struct server *s, const enum fleet_change changes[ENGINES_MAX])
+void server_engines_apply(struct server *s, const enum fleet_change changes[ENGINES_MAX])
 {
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         const struct engine *e = core_engine(s->core, i);
@@ -318,154 +319,6 @@ static void engines_apply(struct server *s, const enum fleet_change changes[ENGI
                  s->fleet.seats[i].id, i, s->fleet.seats[i].generation, s->fleet.seats[i].url,
                  s->fleet.seats[i].drain);
     }
-}
-
-/* ---- settings ---- */
-
-/* rules and array are borrowed by the result. */
-static struct core_conf core_conf_of(const struct server *s, const struct conf_scheduler *conf,
-                                     const struct rules *rules, struct policy_rule *array)
-{
-    struct core_conf out = {
-        .max_workflows = conf->max_workflows,
-        .max_agents = conf->max_agents,
-        .max_leases = conf->max_leases,
-        .max_workers = SERVER_PEERS,
-        .workflow_ttl_ns = conf->workflow_ttl_ms * NS_PER_MS,
-        .agent_active_ns = conf->agent_active_ms * NS_PER_MS,
-        .lease_slack_ns = server_to_model(s, SERVER_LEASE_SLACK_NS),
-        .probe_failures = conf->probe_failures,
-        .hash_seed = s->epoch,
-        .gate_wait_ns = conf->gate_wait_ms * NS_PER_MS,
-        .group_wait_ms = conf->group_wait_ms,
-    };
-
-    rules_conf(rules, array, &out);
-    return out;
-}
-
-static char *secret_read(const char *path)
-{
-    char line[512];
-    struct proc_path at;
-    FILE *f = fopen(proc_secret_path(path, &at), "re");
-    char *got = NULL;
-
-    if (f != NULL && fgets(line, sizeof(line), f) != NULL) {
-        line[strcspn(line, "\r\n")] = '\0';
-        got = strdup(line);
-        must(got != NULL);
-    }
-    if (f != NULL)
-        fclose(f);
-    if (got == NULL)
-        log_warn("key_unreadable", "file=%s", path);
-    return got;
-}
-
-static void keys_drop(struct server *s)
-{
-    for (size_t i = 0; s->keys != NULL && i < s->conf->key_count; i++)
-        free(s->keys[i]);
-    free(s->keys);
-    free(s->peer_key);
-    s->keys = NULL;
-    s->peer_key = NULL;
-}
-
-static void keys_load(struct server *s)
-{
-    const struct conf *conf = s->conf;
-
-    s->keys = calloc(conf->key_count + 1, sizeof(*s->keys));
-    must(s->keys != NULL);
-    for (size_t i = 0; i < conf->key_count; i++)
-        s->keys[i] = secret_read(conf->keys[i].file);
-    if (*conf->common.rpc_key_file != '\0')
-        s->peer_key = secret_read(conf->common.rpc_key_file);
-}
-
-static void policy_tell(struct server *s, const char *was)
-{
-    publish_policy(&s->publisher, core_policy_name(s->core));
-    if (strcmp(was, s->rules.general) != 0)
-        log_info("policy_changed", "from=%s to=%s", was, s->rules.general);
-    s->fleet_changed = true;
-}
-
-static enum err rules_apply(struct server *s, const struct rules *rules,
-                            const struct conf_scheduler *conf)
-{
-    struct policy_rule array[POLICY_RULES_MAX];
-    struct event ev = {.type = EV_POLICY_SET, .conf = core_conf_of(s, conf, rules, array)};
-    char was[SPEC_MAX + 1];
-    enum err err;
-
-    memcpy(was, s->rules.general, sizeof(was));
-    err = server_step(s, &ev);
-    if (err != ERR_OK)
-        return err;
-    s->rules = *rules;
-    policy_tell(s, was);
-    return ERR_OK;
-}
-
-enum err server_policy_set(struct server *s, const struct rule_change *change, char *why,
-                           size_t size)
-{
-    struct rules fresh = s->rules;
-    enum err err = rules_change(&fresh, change, why, size);
-
-    if (err == ERR_OK) {
-        err = rules_apply(s, &fresh, &s->conf->scheduler);
-        if (err == ERR_CONF)
-            snprintf(why, size, "policy workflow can be in force with one set of options only");
-    }
-    if (err == ERR_OK)
-        log_info("policy_set", "policy=%s model=%s route=%s", change->policy, change->model,
-                 change->route);
-    return err;
-}
-
-static void conf_swap(struct server *s, struct conf *fresh)
-{
-    enum fleet_change changes[ENGINES_MAX];
-    struct rules rules;
-
-    rules_load(&rules, fresh);
-    if (fresh->engine_count > ENGINES_MAX || rules_apply(s, &rules, &fresh->scheduler) != ERR_OK) {
-        log_error("reload_refused", "reason=\"%s\"",
-                  fresh->engine_count > ENGINES_MAX ? "too many engines" : "unknown policy");
-        conf_free(fresh);
-        return;
-    }
-    must(fleet_table_plan(&s->fleet, fresh, false, changes) == ERR_OK);
-    engines_apply(s, changes);
-    keys_drop(s);
-    conf_free(s->conf);
-    s->conf = fresh;
-    keys_load(s);
-    log_set_level((enum log_level)fresh->common.log_level);
-    probes_set(s);
-    feeds_set(s);
-    s->fleet_changed = true;
-}
-
-static void on_reload(void *arg, int signo)
-{
-    struct server *s = arg;
-    struct buf errors = {0};
-    struct conf *fresh;
-
-    (void)signo;
-    proc_reloading();
-    if (conf_load(s->conf_path, &fresh, &errors) == ERR_OK)
-        conf_swap(s, fresh);
-    else
-        log_error("reload_refused", "reason=\"%.*s\"", (int)strcspn(buf_cstr(&errors), "\n"),
-                  buf_cstr(&errors));
-    buf_fini(&errors);
-    proc_ready(core_policy_name(s->core));
 }
 
 static void on_stop(void *arg, int signo)
@@ -609,7 +462,7 @@ static enum err fleet_open(struct server *s)
     if (err == ERR_OK) {
         wall_base_keep(s);
         publish_policy(&s->publisher, core_policy_name(s->core));
-        engines_apply(s, changes);
+        server_engines_apply(s, changes);
         models_restore(s, &before);
         homes_restore(s, &before);
         rows_restore(s);
@@ -666,7 +519,7 @@ static enum err server_start(struct server *s)
     if (err != ERR_OK)
         return err;
     rules_load(&s->rules, conf);
-    core = core_conf_of(s, &conf->scheduler, &s->rules, array);
+    core = settings_core(s, &conf->scheduler, &s->rules, array);
     err = core_new(&core, &s->core);
     if (err != ERR_OK) {
         log_error("policy", "error=\"cannot be in force: %s / %s\"", conf->scheduler.policy,
@@ -679,7 +532,7 @@ static enum err server_start(struct server *s)
     if (err == ERR_OK)
         err = listen_open(s);
     if (err == ERR_OK) {
-        keys_load(s);
+        settings_keys_load(s);
         rows_publish(s);
         err = publish_show(&s->publisher);
     }
@@ -705,7 +558,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     explain_init(&s->explain, conf->scheduler.explain_decisions);
     loop_on_signal(s->loop, SIGTERM, on_stop, s);
     loop_on_signal(s->loop, SIGINT, on_stop, s);
-    loop_on_signal(s->loop, SIGHUP, on_reload, s);
+    loop_on_signal(s->loop, SIGHUP, settings_on_reload, s);
     err = server_start(s);
     if (err != ERR_OK) {
         log_error("start_failed", "error=%s", err_code(err));
@@ -716,7 +569,7 @@ enum err server_open(struct conf *conf, const char *conf_path, struct server **o
     loop_watch(s->loop, inbox_fd(s->inbox), EPOLLIN, on_inbox, s->inbox);
     loop_at_turn_end(s->loop, on_turn_end, s);
     s->prober = prober_start(s->inbox, on_probe, s);
-    probes_set(s);
+    server_probes_set(s);
     feeds_open(s);
     s->tick.fire = on_tick;
     s->beat.fire = on_beat;
@@ -751,7 +604,7 @@ void server_close(struct server *s)
     inbox_free(s->inbox);
     loop_free(s->loop);
     if (s->conf != NULL) {
-        keys_drop(s);
+        settings_keys_drop(s);
         conf_free(s->conf);
     }
     if (s->lock_fd >= 0)

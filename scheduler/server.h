@@ -91,6 +91,10 @@ enum err server_ask(struct server *s, const struct event *ev);
 enum err server_policy_set(struct server *s, const struct rule_change *change, char *why,
                            size_t size);
 
+/* For settings.c: seats have changed; probes go by the table of seats. */
+void server_engines_apply(struct server *s, const enum fleet_change changes[ENGINES_MAX]);
+void server_probes_set(struct server *s);
+
 /* methods.c: what the service answers. */
 enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason);
