@@ -55,6 +55,7 @@ struct lease {
     uint64_t *digests; /* of the prompt */
     uint32_t digest_count;
     /* view.c: */
+    bool fresh;         /* its engine had not told of its last block */
     bool expected;      /* its prompt is on its way */
     uint32_t predicted; /* blocks that should be cached on its engine */
     uint64_t pin, stamp;

@@ -8,6 +8,14 @@
 /* The policy "workflow", joined to the core: what is heard of a request from dispatch to end. */
 #define EMA 0.02
 
+/* What the reference model has there, if it is to be followed and nothing else is said. */
+static double option_or(const struct policy_spec *s, const char *key, double reference)
+{
+    bool follow = spec_number(s, "reference") > 0 && !spec_has(s, key);
+
+    return follow ? reference : spec_number(s, key);
+}
+
 static struct brain_options options_of(const struct policy_spec *s)
 {
     struct brain_options o = {.tax = spec_number(s, "tax"),
@@ -42,7 +50,9 @@ static void workflow_opened(struct core *c, const struct policy_spec *spec)
         b->gate = b->opt.gate;
     c->view.approx = strcmp(spec_str(spec, "view", "auto"), "approx") == 0;
     c->view.learn = b->opt.ct;
-    c->view.idx = spec_number(spec, "idx") * b->opt.cerr;
+    c->view.trust = option_or(spec, "late", 0) <= 0;
+    c->view.spare = option_or(spec, "spare", 0) > 0;
+    c->view.idx = option_or(spec, "idx", 0.8) * b->opt.cerr;
     c->priority_age = spec_number(spec, "prio") > 0 ? b->opt.age : -1;
 }
 

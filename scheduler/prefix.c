@@ -204,16 +204,64 @@ static void oldest_shorten(struct prefix *p, struct shelf *s, uint32_t blocks)
     run_settle(p, run);
 }
 
-void prefix_bound(struct prefix *p, uint32_t engine, uint64_t blocks)
+/* In use: becomes the most recent instead of being dropped. */
+static void hold_spare(struct prefix *p, uint32_t hold)
+{
+    struct shelf *s = &p->shelves[hold_at(p, hold)->engine];
+
+    if (s->newest == hold)
+        return;
+    hold_unlink(p, hold);
+    hold_at(p, hold)->stamp = hold_at(p, s->newest)->stamp;
+    hold_link(p, hold);
+}
+
+bool prefix_bound(struct prefix *p, uint32_t engine, uint64_t blocks)
 {
     struct shelf *s = &p->shelves[engine];
+    uint64_t unseen, before;
 
     must(engine < ENGINES_MAX);
+    before = unseen = s->held; /* the rest are pinned, and stand behind these */
     while (s->held > blocks) {
         uint64_t most = hold_at(p, s->oldest)->held, over = s->held - blocks;
 
-        oldest_shorten(p, s, (uint32_t)(over < most ? over : most));
+        if (unseen > 0 && hold_at(p, s->oldest)->pins > 0) {
+            hold_spare(p, s->oldest);
+            unseen -= most;
+            continue;
+        }
+        over = over < most ? over : most;
+        oldest_shorten(p, s, (uint32_t)over);
+        unseen -= unseen < over ? unseen : over;
     }
+    return s->held < before;
+}
+
+struct prefix_hit prefix_listed(const struct prefix *p, uint32_t engine, const uint64_t *d,
+                                uint32_t n)
+{
+    struct prefix_hit hit = {0};
+    struct step s;
+    uint32_t i;
+
+    must(engine < ENGINES_MAX);
+    for (i = 0; i < n && step_find(p, d + i, n - i, &s); i += s.count) {
+        uint32_t hold = hold_find(p, s.run, engine), held;
+        const struct hold *h = hold_at(p, hold);
+
+        if (hold == 0)
+            break;
+        held = h->pins > 0 ? run_at(p, s.run)->len : h->held;
+        held = held < s.off + s.count ? held : s.off + s.count;
+        if (held <= s.off)
+            break;
+        hit.blocks = i + held - s.off;
+        hit.gen_tokens = h->gen_at == held ? h->gen_tokens : 0;
+        if (held < s.off + s.count)
+            break;
+    }
+    return hit;
 }
 
 void prefix_drop_older(struct prefix *p, uint32_t engine, uint64_t stamp)

@@ -2,6 +2,7 @@
 #ifndef SCHED_PREFIX_H
 #define SCHED_PREFIX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -64,8 +65,12 @@ void prefix_refresh(struct prefix *p, uint32_t engine, const uint64_t *d, uint32
 void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n);
 /* The last use of block n - 1; 0: not in the list, or n is 0. */
 uint64_t prefix_stamp(const struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n);
-/* Drops the least recently used until at most so many blocks are left. */
-void prefix_bound(struct prefix *p, uint32_t engine, uint64_t blocks);
+/* Drops the least recently used until at most so many blocks are left; those that are pinned go
+ * last. Returns whether any had to go. */
+bool prefix_bound(struct prefix *p, uint32_t engine, uint64_t blocks);
+/* The longest prefix that is in the list or pinned, whatever the engine tells. */
+struct prefix_hit prefix_listed(const struct prefix *p, uint32_t engine, const uint64_t *d,
+                                uint32_t n);
 /* Drops all that was last used before stamp. */
 void prefix_drop_older(struct prefix *p, uint32_t engine, uint64_t stamp);
 /* Length of the list. */
@@ -80,6 +85,8 @@ void prefix_output(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_
 void prefix_stored(struct prefix *p, uint32_t engine, uint64_t parent, const uint64_t *ids,
                    uint32_t n);
 void prefix_removed(struct prefix *p, uint32_t engine, const uint64_t *ids, uint32_t n);
+/* Whether the engine told so of this block. */
+bool prefix_is_told(const struct prefix *p, uint32_t engine, uint64_t digest);
 uint64_t prefix_told(const struct prefix *p, uint32_t engine); /* blocks stored and not removed */
 
 /* Empties the list and what the engine told; pins stay until they are taken off. */

@@ -82,6 +82,18 @@ void prefix_removed(struct prefix *p, uint32_t engine, const uint64_t *ids, uint
     }
 }
 
+bool prefix_is_told(const struct prefix *p, uint32_t engine, uint64_t digest)
+{
+    struct step s;
+    uint32_t hold;
+
+    must(engine < ENGINES_MAX);
+    if (!step_find(p, &digest, 1, &s))
+        return false;
+    hold = hold_find(p, s.run, engine);
+    return hold != 0 && hold_at(p, hold)->told > s.off;
+}
+
 uint64_t prefix_told(const struct prefix *p, uint32_t engine)
 {
     must(engine < ENGINES_MAX);

@@ -3,6 +3,7 @@
 #define SCHED_VIEW_H
 
 #include "scheduler/policy.h"
+#include "scheduler/late.h"
 #include "scheduler/prefix.h"
 
 /*
@@ -13,13 +14,21 @@
  * bounded to what the engine can hold: new blocks enter at dispatch, but known ones are refreshed
  * only at first byte and end, as the engine does when it admits a request; and where it reports
  * less cached tokens than were expected, what it must have dropped before those goes too.
+ *
+ * Events that come late tell of a cache as it was: seconds after a first byte has shown that a
+ * prompt is there they say so, and seconds after it was dropped they still do not. Such an engine
+ * is looked at by the list; until the list has been full once, what is told counts as well.
  */
 struct view {
     struct prefix *prefix;
+    struct late late[ENGINES_MAX];
+    struct engine_set full; /* whose list had to drop blocks */
     /* Set by the policy when it opens: */
     bool approx; /* use the list even where content is known */
     bool eager;  /* refresh at dispatch instead of at the first byte, learn nothing */
     bool learn;  /* cached_tokens correct the list */
+    bool trust;  /* KV events are in time, whatever is seen */
+    bool spare;  /* what running requests use is not dropped, and room is left for their output */
     double idx;  /* the list's bound in capacities of the engine */
 };
 

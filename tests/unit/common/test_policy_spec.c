@@ -61,7 +61,7 @@ static void numbers_not_given_come_from_the_table(void **state)
     (void)state;
     assert_int_equal(spec_parse("workflow:tax=0", &s, NULL, 0), ERR_OK);
     assert_true(spec_number(&s, "tax") == 0);
-    assert_true(spec_number(&s, "idx") == .8);
+    assert_true(spec_number(&s, "idx") == .95);
 }
 
 static void a_key_alone_means_one(void **state)

@@ -119,6 +119,48 @@ static void content_is_followed_exactly_whatever_the_size(void **state)
     fixture_close(&f);
 }
 
+static void stored(struct fixture *f, const struct query *q)
+{
+    kv(f, EV_KV_STORED,
+       &(struct kv_event){.content = true, .digests = q->digests, .count = q->digest_count});
+}
+
+/* A request of workflow w; after its first byte the event comes so much later. */
+static void served_and_told(struct fixture *f, const char *w, uint64_t late_ns)
+{
+    struct query q = query_of(f, w, "");
+    uint64_t handle = q.handle;
+
+    assert_int_equal(ask(f, &q)->type, ACT_GO);
+    step(f, &(struct event){.type = EV_FIRST_BYTE, .report = {.handle = handle}});
+    assert_int_equal(finish(f, handle, 1000, 0, 10), ERR_OK);
+    f->now += late_ns;
+    stored(f, &q);
+}
+
+static void what_a_first_byte_proves_counts_once_events_are_seen_to_be_late(void **state)
+{
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    open_one(&f, true);
+    served_and_told(&f, "v", 0);
+    q = query_of(&f, "w", "");
+    assert_int_equal(ask(&f, &q)->type, ACT_GO);
+    step(&f, &(struct event){.type = EV_FIRST_BYTE, .report = {.handle = q.handle}});
+    assert_int_equal(finish(&f, q.handle, 1000, 0, 10), ERR_OK);
+    assert_true(hit_of(&f, "w") < .01f);
+    f.now += 5 * NS_PER_S;
+    stored(&f, &q);
+    q = query_of(&f, "x", "");
+    assert_int_equal(ask(&f, &q)->type, ACT_GO);
+    step(&f, &(struct event){.type = EV_FIRST_BYTE, .report = {.handle = q.handle}});
+    assert_int_equal(finish(&f, q.handle, 1000, 0, 10), ERR_OK);
+    assert_true(hit_of(&f, "x") > .8f);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -127,6 +169,7 @@ int main(void)
         cmocka_unit_test(a_size_that_is_not_known_any_more_takes_nothing_away),
         cmocka_unit_test(a_clear_forgets_what_was_sent_there),
         cmocka_unit_test(content_is_followed_exactly_whatever_the_size),
+        cmocka_unit_test(what_a_first_byte_proves_counts_once_events_are_seen_to_be_late),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

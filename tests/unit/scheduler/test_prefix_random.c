@@ -132,6 +132,18 @@ static void naive_use(struct world *w, uint32_t e, uint32_t c, uint32_t n, bool 
     }
 }
 
+static void naive_spare(struct naive_engine *x, uint32_t b)
+{
+    if (x->newest == b)
+        return;
+    naive_unlink(x, b);
+    x->stamp[b] = x->stamp[x->newest];
+    x->older[b] = x->newest;
+    x->newer[b] = NIL;
+    x->newer[x->newest] = b;
+    x->newest = b;
+}
+
 static void naive_evict(struct naive_engine *x)
 {
     uint32_t b = x->oldest;
@@ -272,6 +284,24 @@ static void step_foot(struct world *w, uint32_t e, uint32_t c, uint32_t n)
     assert_int_equal(foot_add(w->p, foot, e, w->digests[c], n), added);
 }
 
+/* What is pinned goes to the end of the row once. */
+static void naive_bound(struct naive_engine *x, uint32_t bound)
+{
+    uint32_t unseen = x->held_count;
+
+    while (x->held_count > bound) {
+        uint32_t b = x->oldest;
+
+        if (unseen > 0 && x->pins[b] > 0) {
+            naive_spare(x, b);
+            unseen--;
+            continue;
+        }
+        naive_evict(x);
+        unseen -= unseen > 0;
+    }
+}
+
 static void step_drop(struct world *w, uint32_t e)
 {
     struct naive_engine *x = &w->engines[e];
@@ -295,9 +325,8 @@ static void step_drop(struct world *w, uint32_t e)
         break;
     default:
         bound = draw(w, 3) == 0 ? draw(w, 3000) : x->held_count - draw(w, x->held_count / 8 + 1);
-        prefix_bound(w->p, e, bound);
-        while (x->held_count > bound)
-            naive_evict(x);
+        assert_int_equal(prefix_bound(w->p, e, bound), x->held_count > bound);
+        naive_bound(x, bound);
         break;
     }
 }
@@ -323,6 +352,10 @@ static void look(struct world *w)
         most = hit > most ? hit : most;
         if (hits[e].gen_tokens != 0)
             assert_int_equal(hits[e].gen_tokens, hit > 0 ? x->gen[w->ids[c][hit - 1]] : 0);
+        for (hit = 0; hit < n; hit++)
+            if (!x->held[w->ids[c][hit]] && x->pins[w->ids[c][hit]] == 0)
+                break;
+        assert_int_equal(prefix_listed(w->p, e, w->digests[c], n).blocks, hit);
         assert_int_equal(prefix_blocks(w->p, e), x->held_count);
         assert_int_equal(prefix_told(w->p, e), x->told_count);
         hit = n > 0 ? w->ids[c][n - 1] : 0;
@@ -353,9 +386,11 @@ static void look_at_all(struct world *w)
         uint64_t d = table_mix(b + UINT64_C(77));
 
         known += naive_known(w, b);
-        for (uint32_t e = 0; e < ENGINES; e++)
+        for (uint32_t e = 0; e < ENGINES; e++) {
             assert_int_equal(prefix_stamp(w->p, e, &d, 1),
                              w->engines[e].held[b] ? w->engines[e].stamp[b] : 0);
+            assert_int_equal(prefix_is_told(w->p, e, d), w->engines[e].told[b]);
+        }
     }
     prefix_stats_get(w->p, &stats);
     assert_int_equal(stats.blocks, known);
