@@ -14,7 +14,6 @@
 #define WASTE_LOW 0.05
 #define RELATIVE_PATIENCE 100.0
 #define BRAKE 0.5
-#define ASKED_ENOUGH 8u
 
 void brain_init(struct brain *b)
 {
@@ -26,7 +25,8 @@ void brain_init(struct brain *b)
                                     .kerr = 1,
                                     .cerr = 1,
                                     .ends = true,
-                                    .ct = true};
+                                    .ct = true,
+                                    .fit = true};
     list_init(&b->rents);
     list_init(&b->lapsed);
 }
@@ -34,7 +34,7 @@ void brain_init(struct brain *b)
 /* Whether e says at the end what was cached: never read its absence as zero. */
 static bool reports_cached(const struct core *c, const struct engine *e)
 {
-    return c->brain.opt.ct && (e->usages_cached > 0 || e->usages < ASKED_ENOUGH);
+    return c->brain.opt.ct && fit_cached(&e->fit) != FIT_CACHED_NEVER;
 }
 
 bool brain_counts_losses_late(const struct core *c, const struct engine *e)

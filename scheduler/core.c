@@ -6,6 +6,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "scheduler/learn.h"
 #include "scheduler/place.h"
 #include "scheduler/state.h"
 
@@ -102,6 +103,7 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->priority_age = PRIORITY_AGE;
     view_reset(&c->view);
     policies_open(c);
+    learn_switch(c, conf->fit && c->brain.opt.fit);
     return ERR_OK;
 }
 
@@ -281,12 +283,16 @@ static enum err on_kv(struct core *c, enum event_type type, const struct kv_even
     if (e == NULL)
         return ERR_NOT_FOUND;
     e->kv_events = type != EV_KV_CLEARED || !ev->unknown;
+    if (type == EV_KV_REMOVED)
+        learn_kv(c, e, ev->tokens);
     if (type == EV_KV_STORED)
         e->kv_resident += ev->tokens;
     else if (type == EV_KV_REMOVED && ev->tokens < e->kv_resident)
         e->kv_resident -= ev->tokens;
     else
         e->kv_resident = 0;
+    if (type == EV_KV_STORED)
+        learn_kv(c, e, 0);
     if (type != EV_KV_CLEARED || !ev->unknown)
         view_kv(c, type, e, ev);
     return ERR_OK;
@@ -343,6 +349,7 @@ static enum err on_report(struct core *c, enum event_type type, const struct rep
     if (type == EV_FIRST_BYTE) {
         l->first_byte = true;
         l->first_ns = c->now;
+        learn_first_byte(c, l);
         load_first_byte(c, l);
         view_first_byte(c, l);
         policies_tell(c, first_byte, l);

@@ -76,7 +76,8 @@ struct core_conf {
     uint32_t rule_count;
     uint32_t text_block;    /* bytes of prompt text behind one digest; 0: TEXT_BLOCK */
     double ratio;           /* bytes of prompt text per token to start with; 0: 4 */
-    bool ratio_fixed;       /* nothing is learned from usage */
+    bool ratio_fixed;       /* no ratio is learned from usage */
+    bool fit;               /* times and KV sizes of engines are corrected by what they do */
     uint64_t gate_wait_ns;  /* longest wait of a request that is held; 0: no limit */
     uint32_t group_wait_ms; /* how long siblings of one group wait for each other */
 };

@@ -11,11 +11,18 @@
 static const struct time_model time_default = {
     .base = .018, .tok = 1.25e-4, .attn = 1.6e-9, .kv = 3.5e-8, .seq = 4e-5};
 
-uint64_t engine_capacity(const struct engine *e)
+uint64_t engine_told_capacity(const struct engine *e)
 {
     return e->kv_conf > 0                                     ? e->kv_conf
            : e->stats.has_kv_tokens && e->stats.kv_tokens > 0 ? e->stats.kv_tokens
                                                               : ENGINE_KV_TOKENS;
+}
+
+uint64_t engine_capacity(const struct engine *e)
+{
+    uint64_t told = engine_told_capacity(e);
+
+    return e->kv_factor > 0 ? (uint64_t)((double)told * e->kv_factor) : told;
 }
 
 double engine_ratio(const struct fleet *f, const struct engine *e)
@@ -190,6 +197,7 @@ enum err fleet_set(struct fleet *f, const struct engine_event *ev)
         set_put(&f->alive, e->index, e->healthy);
         set_add(&f->unknown, e->index);
         engine_set_time(e, &ev->time);
+        fit_init(&e->fit, &e->time);
     }
     e->draining = ev->draining;
     e->priority = ev->priority;
@@ -222,7 +230,7 @@ void fleet_remove(struct fleet *f, struct engine *e)
     set_remove(&f->unknown, e->index);
     e->used = e->healthy = e->probed = false;
     e->running = e->prefilling = e->workflows = 0;
-    e->q_seconds = e->x_tokens = 0;
+    e->q_seconds = e->x_tokens = e->x_prefilling = 0;
     e->q_tokens = 0;
     e->home_tokens = e->homed_workflows = 0;
 }

@@ -4,6 +4,7 @@
 
 #include "common/list.h"
 #include "scheduler/core.h"
+#include "scheduler/fit.h"
 #include "scheduler/table.h"
 
 #define MODELS_MAX 1024u
@@ -70,6 +71,7 @@ struct model {
     char name[MODEL_MAX + 1];
     struct engine_set engines; /* that are known to serve it */
     double ratio;              /* bytes of prompt text per token, learned */
+    uint64_t usages;           /* from how many requests */
     uint32_t turn;             /* engine of the last rotation */
     uint64_t dispatches;       /* requests placed so far: whose turn it is among equals */
 };
@@ -93,8 +95,10 @@ struct engine {
     struct list leases;
     /* As told: */
     bool content, late_share;
-    uint64_t kv_conf; /* capacity in tokens; 0: not told */
-    struct time_model time;
+    uint64_t kv_conf;       /* capacity in tokens; 0: not told */
+    struct time_model time; /* in use: as told, or as learned */
+    double kv_factor;       /* on the capacity that was told; 0: 1 */
+    struct fit fit;
     struct engine_stats {
         bool has_running, has_waiting, has_kv_tokens, has_kv_used;
         uint32_t running, waiting;
@@ -106,16 +110,16 @@ struct engine {
     double q_seconds;    /* prefills dispatched without a first byte; rounding leaves a trace */
     uint64_t q_tokens;   /* of these: tokens that were not cached */
     double x_tokens;     /* prompts and expected outputs of running requests */
+    double x_prefilling; /* of these: of requests without a first byte */
     uint32_t prefilling; /* running requests without a first byte */
     uint32_t workflows;  /* with requests in flight; each request without one counts as one */
-    /* Engines say how much of a prompt was cached, or never do: */
-    uint64_t usages, usages_cached;
-    uint64_t claims; /* blocks of live workflows, in 1/1024 */
+    uint64_t claims;     /* blocks of live workflows, in 1/1024 */
 };
 
 struct fleet;
 
-/* KV capacity in tokens. */
+/* KV capacity in tokens: as told, and as corrected by what was learned. */
+uint64_t engine_told_capacity(const struct engine *e);
 uint64_t engine_capacity(const struct engine *e);
 double engine_ratio(const struct fleet *f, const struct engine *e); /* bytes per token there */
 /* q_seconds without the trace: for people. */

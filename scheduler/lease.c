@@ -3,6 +3,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "scheduler/learn.h"
 #include "scheduler/load.h"
 #include "scheduler/state.h"
 
@@ -189,18 +190,6 @@ static void count_tokens(struct core *c, struct lease *l, const struct report_ev
     }
 }
 
-static void learn_ratio(struct core *c, struct lease *l, const struct report_event *r)
-{
-    double seen;
-
-    if (c->conf.ratio_fixed || !r->has_usage || r->prompt_tokens == 0 ||
-        l->prompt_bytes < c->conf.text_block)
-        return;
-    seen = (double)l->prompt_bytes / r->prompt_tokens;
-    seen = seen < 0.5 ? 0.5 : seen > 32 ? 32 : seen;
-    l->model->ratio += 0.05 * (seen - l->model->ratio);
-}
-
 static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
                            const struct report_event *r)
 {
@@ -235,27 +224,17 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
         action_home(c, w);
 }
 
-static void learn_usage(struct core *c, struct lease *l, const struct report_event *r)
-{
-    c->load.mout += 0.02 * (r->completion_tokens - c->load.mout);
-    if (l->engine == NULL)
-        return;
-    l->engine->usages++;
-    l->engine->usages_cached += r->has_cached;
-}
-
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
     view_ended(c, l, cause, r);
     policies_tell(c, ended, l, cause, r);
     if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)
-        learn_usage(c, l, r);
+        c->load.mout += 0.02 * (r->completion_tokens - c->load.mout);
+    learn_ended(c, l, cause, r);
     timer_stop(&c->timers, &l->deadline);
     table_remove(&c->lease_index, lease_key(l->worker, l->handle), pool_slot_of(l->self));
     list_remove(&l->of_worker);
     lease_detach_engine(c, l);
-    if (r != NULL)
-        learn_ratio(c, l, r);
     if (r != NULL && r->final && l->workflow != NULL)
         l->workflow->ending = true;
     if (l->workflow != NULL)

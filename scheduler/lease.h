@@ -59,6 +59,7 @@ struct lease {
     bool expected;      /* its prompt is on its way */
     uint32_t predicted; /* blocks that should be cached on its engine */
     uint64_t pin, stamp;
+    struct fit_run fit; /* learn.c */
 };
 
 struct worker {

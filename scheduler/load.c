@@ -89,6 +89,7 @@ void load_join(struct core *c, struct lease *l)
         }
         l->prefilling = true;
         e->prefilling++;
+        e->x_prefilling += l->load_tokens;
         e->q_seconds += l->est_s;
         l->q_tokens = u > 0 ? (uint32_t)u : 0;
         e->q_tokens += l->q_tokens;
@@ -112,6 +113,7 @@ void load_first_byte(struct core *c, struct lease *l)
     must(e->prefilling > 0 && e->q_tokens >= l->q_tokens);
     e->q_tokens -= l->q_tokens;
     e->prefilling--;
+    e->x_prefilling -= l->load_tokens;
     /* What rounding leaves of an empty queue stays: between idle engines it decides, as in the
      * reference model. */
     e->q_seconds -= l->est_s;

@@ -5,6 +5,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "scheduler/learn.h"
 #include "scheduler/state.h"
 
 /* ---- answers ---- */
@@ -208,6 +209,7 @@ static enum err dispatch(struct core *c, const struct ask *ask, const struct cho
         l->predicted = ask->cached_blocks[e->index];
         l->cached_tokens = ask->cached[e->index];
         load_join(c, l);
+        learn_sent(c, l);
         if (!l->first_byte)
             view_dispatched(c, l);
     }

@@ -24,6 +24,7 @@ struct core_conf settings_core(const struct server *s, const struct conf_schedul
         .hash_seed = s->epoch,
         .gate_wait_ns = conf->gate_wait_ms * NS_PER_MS,
         .group_wait_ms = conf->group_wait_ms,
+        .fit = true,
     };
 
     rules_conf(rules, array, &out);

@@ -32,6 +32,7 @@ struct core {
     struct waits waits;
     struct groups groups;
     struct brain brain;
+    bool fits;           /* what was learned of engines is used */
     double priority_age; /* share of a workflow's age that counts for it in engines; < 0: none do */
     struct look {        /* what ask.cached, cached_blocks and cost point to */
         uint32_t tokens[ENGINES_MAX], blocks[ENGINES_MAX];

@@ -171,12 +171,30 @@ static void gauge(struct stats *st, unsigned row, double value)
     metric_set(metric_get(st->metric, row, NULL), value);
 }
 
+static void fit_refresh(struct metric_series *const *s, const struct engine *e)
+{
+    static const double told[] = {
+        [FIT_CACHED_UNKNOWN] = 0, [FIT_CACHED_TOLD] = 1, [FIT_CACHED_NEVER] = -1};
+    struct fit_report r;
+
+    fit_report(&e->fit, &e->time, e->kv_factor, &r);
+    metric_set(s[0], r.prefill_s);
+    metric_set(s[1], r.prefill_factor);
+    metric_set(s[2], r.decode_factor);
+    metric_set(s[3], r.kv_factor);
+    metric_set(s[4], (double)r.prefill_samples);
+    metric_set(s[5], (double)r.decode_samples);
+    metric_set(s[6], told[r.cached]);
+}
+
 static void engine_refresh(struct stats *st, const struct core *c, uint32_t i,
                            const struct engine *e)
 {
     static const unsigned rows[STATS_ENGINE_ROWS] = {
-        M_engine_up,    M_engine_run, M_engine_tokens, M_engine_homed, M_engine_reqs,
-        M_engine_fails, M_engine_kv,  M_engine_claims, M_engine_queue};
+        M_engine_up,    M_engine_run,   M_engine_tokens,  M_engine_homed,
+        M_engine_reqs,  M_engine_fails, M_engine_kv,      M_engine_claims,
+        M_engine_queue, M_fit_prefill,  M_fit_prefill_by, M_fit_decode_by,
+        M_fit_kv_by,    M_fit_prefills, M_fit_decodes,    M_fit_cached};
     struct metric_series **s = st->engine_series[i];
     const char *id = e != NULL ? e->id : NULL;
     unsigned k;
@@ -203,6 +221,7 @@ static void engine_refresh(struct stats *st, const struct core *c, uint32_t i,
     metric_set(s[6], (double)engine_capacity(e));
     metric_set(s[7], core_engine_claims(c, e));
     metric_set(s[8], engine_queue_s(e));
+    fit_refresh(s + 9, e);
     st->engine_requests[i] = e->requests;
     st->engine_failures[i] = e->failures;
 }

@@ -11,7 +11,7 @@
  * label values of their own, which they keep until they end; then their series vanish. All others
  * share workflow_id="_other".
  */
-#define STATS_ENGINE_ROWS 9u
+#define STATS_ENGINE_ROWS 16u
 
 struct label {
     bool used;

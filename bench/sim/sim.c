@@ -364,6 +364,7 @@ static enum err make_sched(struct sim *s)
                                                  .exact = s->policy->exact,
                                                  .share_after = fleet->share_after,
                                                  .cached_tokens = s->policy->cached_tokens,
+                                                 .fit = s->policy->fit,
                                                  .seed = s->conf->seed},
                         &(struct sim_sched_hooks){on_go, on_wait, on_no, s}, &s->sched);
     if (err != ERR_OK)

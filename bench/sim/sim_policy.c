@@ -22,6 +22,7 @@ static const struct key KEYS[] = {
     {"cerr", offsetof(struct sim_policy, size_factor), false},
     {"end", offsetof(struct sim_policy, end), true},
     {"prio", offsetof(struct sim_policy, priority), true},
+    {"fit", offsetof(struct sim_policy, fit), true},
     {"ct", offsetof(struct sim_policy, cached_tokens), true},
 };
 

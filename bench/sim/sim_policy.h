@@ -22,6 +22,7 @@ struct sim_policy {
     bool priority;      /* prio=0|1: engines with priorities; only the workflow policy sets any */
     bool cached_tokens; /* ct=0: no engine reports how much was cached */
     bool exact;         /* view=approx: no KV events */
+    bool fit;           /* fit=1: what is told may be wrong, and is corrected */
 };
 
 /* ERR_INVALID: a wrong value of a key above. ERR_CONF: no such policy, or it has no such option. On

@@ -97,6 +97,7 @@ enum err sim_sched_new(const struct sim_sched_conf *conf, const struct sim_sched
         .text_block = conf->block * BYTES_PER_TOKEN,
         .ratio = BYTES_PER_TOKEN,
         .ratio_fixed = true,
+        .fit = conf->fit,
     };
     enum err err;
 

@@ -24,6 +24,7 @@ struct sim_sched_conf {
     bool exact;                 /* engines tell which blocks they hold */
     bool share_after;
     bool cached_tokens; /* engines report how much of a prompt was cached */
+    bool fit;           /* it may learn what engines are really like */
     uint64_t seed;
 };
 
