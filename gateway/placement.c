@@ -569,7 +569,9 @@ static void on_down(void *arg, const char *reason)
 {
     struct gw *gw = arg;
 
-    log_warn("scheduler_down", "reason=\"%s\"", reason);
+    if (!gw->scheduler_lost || strcmp(gw->scheduler_why, reason) != 0) /* else it was said */
+        log_warn("scheduler_down", "reason=\"%s\"", reason);
+    text_set(gw->scheduler_why, sizeof(gw->scheduler_why), reason);
     if (!gw->scheduler_lost)
         gw->scheduler_lost_ns = clock_ns();
     gw->scheduler_lost = true;

@@ -72,6 +72,7 @@ struct gw {
     bool draining, stopped;
     bool scheduler_lost; /* the link was up and closed; not merely not up yet */
     uint64_t scheduler_lost_ns;
+    char scheduler_why[240]; /* as the log has it */
     uint64_t drain_until_ns;
     struct timer sweep;
     int signal_fd;

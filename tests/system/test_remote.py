@@ -300,6 +300,10 @@ def refused(f, name, words, **common):
     try:
         p.wait_ready()
         wait_until(f"{name} says why", 10, lambda: words in p.log())
+        if 'reason="refused: ' in words:
+            turned_away = f.scheduler.log().count(" peer_refused ")
+            wait_until("it has tried again", 10, lambda: f.scheduler.log().count(" peer_refused ") >= turned_away + 2)
+            assert p.log().count(words) == 1
         assert rawhttp.get(port, "/ready").status == 503
         assert rawhttp.post(port, PATH, rawhttp.chat("sim")).status == 503
     finally:
