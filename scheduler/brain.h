@@ -40,6 +40,7 @@ struct brain {
     double known, all; /* prompt tokens sent before and in all, decaying */
     double mfoot;      /* tokens of ended workflows */
     uint64_t ended, end_signals;
+    uint64_t blocks_max;       /* in the index, beyond which lapsed workflows are forgotten */
     struct list rents, lapsed; /* longest idle first */
 };
 

@@ -130,6 +130,32 @@ static uint64_t rent_ns(const struct brain_fleet *f, double tokens)
     return (uint64_t)(f->capacity * brain_refill_s(f, held) / held * NS_PER_S);
 }
 
+static bool remembers_too_much(const struct core *c)
+{
+    struct prefix_stats s;
+
+    prefix_stats_get(c->view.prefix, &s);
+    return s.blocks > c->brain.blocks_max;
+}
+
+/* Where workflows say when they end they are forgotten only to keep memory bounded: what engines
+ * hold is a fraction of that many blocks. */
+static void forget_old(struct core *c)
+{
+    bool silent = !c->brain.opt.ends || c->brain.end_signals == 0;
+
+    list_for_safe(pos, &c->brain.lapsed)
+    {
+        struct workflow *w = container_of(pos, struct workflow, flow.idle);
+
+        if (!(silent && c->now - w->flow.done_ns > FORGET_NS) && !remembers_too_much(c))
+            break;
+        flow_end(c, w);
+        workflow_set_home(c, w, NULL);
+        action_home(c, w);
+    }
+}
+
 void flows_lapse(struct core *c, const struct brain_fleet *f)
 {
     uint64_t least = rent_ns(f, 1);
@@ -146,16 +172,5 @@ void flows_lapse(struct core *c, const struct brain_fleet *f)
         flow_set_state(c, w, FLOW_LAPSED);
         flow_rest(c, w);
     }
-    if (c->brain.opt.ends && c->brain.end_signals > 0)
-        return; /* they say it when they end */
-    list_for_safe(pos, &c->brain.lapsed)
-    {
-        struct workflow *w = container_of(pos, struct workflow, flow.idle);
-
-        if (c->now - w->flow.done_ns <= FORGET_NS)
-            continue;
-        flow_end(c, w);
-        workflow_set_home(c, w, NULL);
-        action_home(c, w);
-    }
+    forget_old(c);
 }

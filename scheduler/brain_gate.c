@@ -14,10 +14,16 @@
 #define WASTE_LOW 0.05
 #define RELATIVE_PATIENCE 100.0
 #define BRAKE 0.5
+#define BLOCKS_MAX 4000000u
 
 void brain_init(struct brain *b)
 {
-    *b = (struct brain){.gate = GATE_OPEN, .mgap = 1, .mdec = 2, .mctx = 1000, .all = 1e-9};
+    *b = (struct brain){.gate = GATE_OPEN,
+                        .blocks_max = BLOCKS_MAX,
+                        .mgap = 1,
+                        .mdec = 2,
+                        .mctx = 1000,
+                        .all = 1e-9};
     b->opt = (struct brain_options){.tax = 0.3,
                                     .patience = 600,
                                     .age = 0.1,

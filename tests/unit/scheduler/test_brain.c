@@ -478,6 +478,37 @@ static void claims_lapse_when_holding_has_cost_a_refill(void **state)
     fixture_close(&f);
 }
 
+static void silent_workflows_are_forgotten_and_others_when_memory_is_short(void **state)
+{
+    struct fixture f;
+    int forgets = 0;
+
+    (void)state;
+    door_open(&f, "workflow", 1, 0);
+    served(&f, "w");
+    f.now += 11 * NS_PER_S;
+    step(&f, &(struct event){.type = EV_TICK});
+    f.now += 580 * NS_PER_S;
+    step(&f, &(struct event){.type = EV_TICK});
+    assert_int_equal(workflow(&f, "w")->flow.state, FLOW_LAPSED);
+    f.now += 10 * NS_PER_S;
+    step(&f, &(struct event){.type = EV_TICK});
+    assert_int_equal(workflow(&f, "w")->flow.state, FLOW_NEW);
+    assert_int_equal(workflow(&f, "w")->home, ENGINE_NONE);
+
+    served(&f, "v");
+    end(&f, "v"); /* from now on an end is said */
+    served(&f, "w");
+    f.now += 700 * NS_PER_S;
+    for (; forgets < 2; forgets++) {
+        f.core->brain.blocks_max = forgets == 0 ? 1000 : 1;
+        f.now += 11 * NS_PER_S;
+        step(&f, &(struct event){.type = EV_TICK});
+        assert_int_equal(workflow(&f, "w")->flow.state, forgets == 0 ? FLOW_LAPSED : FLOW_NEW);
+    }
+    fixture_close(&f);
+}
+
 static void gate_opens_when_holding_kv_is_not_worth_it(void **state)
 {
     struct fixture f;
@@ -643,6 +674,7 @@ int main(void)
         cmocka_unit_test(engine_that_dies_loses_its_claims_and_makes_way),
         cmocka_unit_test(workflow_that_lost_its_kv_holds_nothing_while_it_waits),
         cmocka_unit_test(claims_lapse_when_holding_has_cost_a_refill),
+        cmocka_unit_test(silent_workflows_are_forgotten_and_others_when_memory_is_short),
         cmocka_unit_test(gate_opens_when_holding_kv_is_not_worth_it),
         cmocka_unit_test(credit_is_at_most_the_refill_of_the_turn_and_is_spent),
         cmocka_unit_test(credit_does_not_grow_at_an_empty_door),
