@@ -27,7 +27,8 @@ struct prefix *prefix_new(uint64_t hash_seed)
 
 void prefix_reserve(struct prefix *p, uint64_t blocks)
 {
-    ids_fit(&p->ids, blocks);
+    if (p->every)
+        ids_fit(&p->ids, blocks);
     slots_fit(&p->slots, blocks + blocks / 3);
 }
 
@@ -158,28 +159,32 @@ void prefix_refresh(struct prefix *p, uint32_t engine, const uint64_t *d, uint32
     path_join(p);
 }
 
-void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n)
+/* What the list has of the step from its block from on. */
+static void step_leave(struct prefix *p, uint32_t engine, struct step s, uint32_t from)
+{
+    uint32_t hold = hold_find(p, s.run, engine), held = hold != 0 ? hold_at(p, hold)->held : 0;
+
+    if (held <= s.off + from)
+        return;
+    if (held > s.off + s.count) {
+        (void)run_isolate(p, s.run, 0, s.off + s.count);
+        held = s.off + s.count;
+    }
+    p->shelves[engine].held -= held - s.off - from;
+    hold_at(p, hold)->held = s.off + from;
+    hold_fit(p, hold);
+    run_settle(p, s.run);
+}
+
+void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t from, uint32_t n)
 {
     struct step s;
-    uint32_t i, hold, held;
 
     must(engine < ENGINES_MAX);
-    for (i = 0; i < n; i += s.count) {
+    for (uint32_t i = 0; i < n; i += s.count) {
         s.count = 1;
-        if (!step_find(p, d + i, n - i, &s))
-            continue;
-        hold = hold_find(p, s.run, engine);
-        held = hold != 0 ? hold_at(p, hold)->held : 0;
-        if (held <= s.off)
-            continue;
-        if (held > s.off + s.count) {
-            (void)run_isolate(p, s.run, 0, s.off + s.count);
-            held = s.off + s.count;
-        }
-        p->shelves[engine].held -= held - s.off;
-        hold_at(p, hold)->held = s.off;
-        hold_fit(p, hold);
-        run_settle(p, s.run);
+        if (step_find(p, d + i, n - i, &s) && i + s.count > from)
+            step_leave(p, engine, s, from > i ? from - i : 0);
     }
 }
 
@@ -188,7 +193,7 @@ uint64_t prefix_stamp(const struct prefix *p, uint32_t engine, const uint64_t *d
     struct step s;
     uint32_t hold;
 
-    if (n == 0 || !step_find(p, d + n - 1, 1, &s))
+    if (!tail_find(p, d, n, &s))
         return 0;
     hold = hold_find(p, s.run, engine);
     return hold != 0 && hold_at(p, hold)->held > s.off ? hold_at(p, hold)->stamp : 0;
@@ -286,7 +291,7 @@ void prefix_output(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_
     uint32_t hold;
     struct hold *h;
 
-    if (n == 0 || gen_tokens == 0 || !step_find(p, d + n - 1, 1, &s))
+    if (gen_tokens == 0 || !tail_find(p, d, n, &s))
         return;
     hold = hold_find(p, s.run, engine);
     if (hold == 0 || hold_cover(p, hold_at(p, hold)) <= s.off)
@@ -322,7 +327,7 @@ void prefix_stats_get(const struct prefix *p, struct prefix_stats *out)
 {
     const struct crate *a[] = {&p->runs, &p->holds, &p->parts, &p->members};
 
-    *out = (struct prefix_stats){.blocks = p->ids.used,
+    *out = (struct prefix_stats){.blocks = p->blocks,
                                  .runs = p->runs.used,
                                  .pins = p->pins,
                                  .unknown_parents = p->unknown_parents};

@@ -61,8 +61,8 @@ uint32_t prefix_match(const struct prefix *p, const uint64_t *d, uint32_t n,
 void prefix_enter(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n, uint64_t now);
 /* All become the most recent, missing ones enter. */
 void prefix_refresh(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n, uint64_t now);
-/* These blocks leave the list: d may begin in the middle of a chain. */
-void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n);
+/* Of a prompt the blocks from, from + 1 ... n - 1 leave the list. */
+void prefix_leave(struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t from, uint32_t n);
 /* The last use of block n - 1; 0: not in the list, or n is 0. */
 uint64_t prefix_stamp(const struct prefix *p, uint32_t engine, const uint64_t *d, uint32_t n);
 /* Drops the least recently used until at most so many blocks are left; those that are pinned go

@@ -32,10 +32,11 @@ static void run_check(const struct prefix *p, uint32_t run, struct sums *sums)
     struct engine_set seen = {0}, full = {0};
 
     must(r->len > 0 && r->len <= r->capacity && !r->marked);
-    for (i = 0; i < r->len; i++)
-        must(id_find(p, p->slots.digests[r->start + i]) == r->start + i);
+    for (i = 0; i < (p->every ? r->len : 1); i++)
+        must(id_leads_to(p, r->start + i));
     for (i = 0; i < r->capacity; i++)
-        must(p->slots.owners[r->start + i] == run);
+        must(p->slots.owners[r->start + i] == run ||
+             (!p->every && i > 0 && (p->slots.owners[r->start + i] & SLOT_FREE) == 0));
     for (i = r->holds; i != 0; i = hold_at(p, i)->next) {
         const struct hold *h = hold_at(p, i);
         uint32_t cover = hold_cover(p, h);
@@ -139,7 +140,8 @@ void prefix_check(const struct prefix *p)
     slots_check(p, &sums);
     for (uint32_t e = 0; e < ENGINES_MAX; e++)
         holds += shelf_check(p, e);
-    must(sums.runs == p->runs.used && sums.blocks == p->ids.used);
+    must(sums.runs == p->runs.used && sums.blocks == p->blocks);
+    must((p->every ? sums.blocks : sums.runs) == p->ids.used);
     must(sums.holds == p->holds.used && holds == sums.holds);
     must(sums.members == p->members.used && sums.members == p->mates.used);
 }

@@ -52,8 +52,31 @@ bool step_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct ste
     return true;
 }
 
+bool tail_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct step *out)
+{
+    uint32_t i = 0;
+
+    if (n == 0)
+        return false;
+    if (p->every)
+        return step_find(p, d + n - 1, 1, out);
+    while (i < n) {
+        if (!step_find(p, d + i, n - i, out))
+            i++;
+        else if (i + out->count < n)
+            i += out->count;
+        else
+            break;
+    }
+    if (i == n)
+        return false;
+    *out = (struct step){.run = out->run, .off = out->off + out->count - 1, .count = 1};
+    return true;
+}
+
 static void slots_own(struct prefix *p, uint32_t start, uint32_t n, uint32_t run)
 {
+    n = p->every ? n : 1;
     for (uint32_t i = start; i < start + n; i++)
         p->slots.owners[i] = run;
 }
@@ -66,6 +89,7 @@ uint32_t run_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t *coun
     slots_give(&p->slots, start + i, n - i);
     *run_at(p, run) = (struct run){.start = start, .len = i, .capacity = i};
     *count = i;
+    p->blocks += i;
     return run;
 }
 
@@ -278,8 +302,10 @@ void run_settle(struct prefix *p, uint32_t run)
     if (needed == r->len)
         return;
     ids_remove(p, r->start + needed, r->len - needed);
+    p->blocks -= r->len - needed;
     r->len = needed;
     if (needed == 0) {
+        head_drop(p, r->start);
         run_free(p, run);
         return;
     }
@@ -332,6 +358,7 @@ static uint32_t run_split(struct prefix *p, uint32_t run, uint32_t at)
     *run_at(p, lower) =
         (struct run){.start = r->start + at, .len = r->len - at, .capacity = r->capacity - at};
     slots_own(p, r->start + at, r->capacity - at, lower);
+    head_add(p, r->start + at);
     r->len = r->capacity = at;
     for (i = r->holds; i != 0; i = hold_at(p, i)->next) {
         hold_split(p, i, lower, at);
@@ -388,6 +415,7 @@ static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
     struct run *x = run_at(p, a), *y = run_at(p, b);
     uint32_t need = x->len + y->len, start;
 
+    head_drop(p, y->start);
     if (x->start + x->len == y->start) {
         slots_own(p, y->start, y->capacity, a);
         x->capacity = x->len + y->capacity;
@@ -396,10 +424,12 @@ static void slots_join(struct prefix *p, uint32_t a, uint32_t b)
     }
     if (need > x->capacity) {
         start = slots_take(&p->slots, need + need / 3, a);
+        head_drop(p, x->start);
         ids_move(p, x->start, start, x->len);
         slots_give(&p->slots, x->start, x->capacity);
         x->start = start;
         x->capacity = need + need / 3;
+        head_add(p, start);
     }
     ids_move(p, y->start, x->start + x->len, y->len);
     slots_give(&p->slots, y->start, y->capacity);

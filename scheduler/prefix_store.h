@@ -16,9 +16,13 @@
  * A run is an array of digests, consecutive in some prompt, that every holder holds from its start
  * up to some length of its own. What an operation changes is first cut out as a run of its own, and
  * neighbours that have become alike are joined again, so nearly all work is per run while the
- * result is that of sets of blocks. One map leads from a digest to its slot and so to its run and
- * its place there. There is no tree: digests are chained, so the next digest of a prompt names
- * its run without help, and a run whose head was evicted simply stands alone.
+ * result is that of sets of blocks. One map leads from the digest of a run's first block to its
+ * slot and so to the run. There is no tree: digests are chained, so the next digest of a prompt
+ * names its run without help, and a run whose head was evicted simply stands alone. Blocks go from
+ * the end of a run only, so a prompt comes by the head of every run that it has blocks of.
+ *
+ * An engine that tells its content names blocks without what stands before them: from the first
+ * such word on the map leads from every digest to its slot, and slots say whose they are.
  *
  * Digests rest in slots, a run in slots that follow each other with some to spare. Cutting a run
  * moves none of them.
@@ -35,7 +39,8 @@ struct crate { /* of equal objects; item 0 is never given out */
 
 struct slots {
     uint64_t *digests;
-    uint32_t *owners; /* run, or SLOT_FREE | length at both ends of a free range */
+    uint32_t *owners; /* run, or SLOT_FREE | length at both ends of a free range; of slots that the
+                         map does not lead to, any run */
     uint32_t capacity;
     uint32_t bins[SLOT_BINS]; /* free ranges by length: first slot + 1 */
     uint64_t filled[SLOT_BINS / 64];
@@ -43,8 +48,8 @@ struct slots {
 #define SLOT_FREE (UINT32_C(1) << 31)
 #define SLOT_NONE UINT32_MAX
 
-/* Digest -> slot: open addressing as in table.h, but three quarters full, since there is one entry
- * per block, and an entry can follow its digest to another slot. */
+/* Digest -> slot: open addressing as in table.h, but where there is one entry per block it is three
+ * quarters full, and an entry can follow its digest to another slot. */
 struct id_entry {
     uint32_t tag;  /* lower half of the hash */
     uint32_t slot; /* plus 1; 0 = empty */
@@ -98,6 +103,8 @@ struct prefix {
     uint64_t seed;
     struct slots slots;
     struct id_map ids;
+    bool every; /* ids has every block, not only the heads of runs */
+    uint64_t blocks;
     struct table mates; /* part and run -> member */
     struct crate runs, holds, parts, members;
     struct shelf shelves[ENGINES_MAX];
@@ -118,11 +125,17 @@ void slots_give(struct slots *s, uint32_t start, uint32_t n);
 
 /* prefix_ids.c */
 uint32_t id_find(const struct prefix *p, uint64_t d); /* slot or SLOT_NONE */
-/* Puts digests into slots from slot on, up to the first that is known; how many. */
+bool id_leads_to(const struct prefix *p, uint32_t slot);
+/* Puts the digests of a new run into slots from slot on, up to the first that is known, which d[0]
+ * is not; how many. */
 uint32_t ids_add_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t slot);
-void ids_remove(struct prefix *p, uint32_t slot, uint32_t n);
+void ids_remove(struct prefix *p, uint32_t slot, uint32_t n); /* blocks of a run, not its head */
 /* To other slots, which do not overlap. */
 void ids_move(struct prefix *p, uint32_t from, uint32_t to, uint32_t n);
+/* A run begins there, or no longer; where every block is known neither means anything. */
+void head_add(struct prefix *p, uint32_t slot);
+void head_drop(struct prefix *p, uint32_t slot);
+void ids_every(struct prefix *p);               /* from now on every block is known */
 void ids_fit(struct id_map *m, uint64_t count); /* makes room for so many; first of all */
 void ids_fini(struct id_map *m);
 
@@ -132,6 +145,8 @@ struct step {
     uint32_t run, off, count;
 };
 bool step_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct step *out);
+/* Where block n - 1 of a prompt is. */
+bool tail_find(const struct prefix *p, const uint64_t *d, uint32_t n, struct step *out);
 /* A run of unknown digests: as many of d as are. Nobody holds it yet. */
 uint32_t run_new(struct prefix *p, const uint64_t *d, uint32_t n, uint32_t *count);
 /* Cuts blocks [from, to) out as a run. */

@@ -20,6 +20,7 @@ void prefix_stored(struct prefix *p, uint32_t engine, uint64_t parent, const uin
     uint32_t i, hold, told, run;
 
     must(engine < ENGINES_MAX);
+    ids_every(p);
     if (parent != 0 && !step_find(p, &parent, 1, &before)) {
         p->unknown_parents++;
         return;
@@ -62,6 +63,7 @@ void prefix_removed(struct prefix *p, uint32_t engine, const uint64_t *ids, uint
     uint32_t i, hold, told;
 
     must(engine < ENGINES_MAX);
+    ids_every(p);
     for (i = 0; i < n; i += s.count) {
         s.count = 1;
         if (!step_find(p, ids + i, 1, &s))

@@ -167,7 +167,7 @@ void view_ended(struct core *c, struct lease *l, enum cause cause, const struct 
     e = l->engine->index;
     view_left(c, l);
     if (cause != CAUSE_RETURNED && expected && !view_is_exact(c, l->engine))
-        prefix_leave(p, e, l->digests + l->predicted, l->digest_count - l->predicted);
+        prefix_leave(p, e, l->digests, l->predicted, l->digest_count);
     if (cause != CAUSE_RETURNED || r == NULL || r->declined)
         return;
     if (r->digest_count > l->digest_count && is_told(c, l->engine))
