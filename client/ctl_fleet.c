@@ -157,6 +157,13 @@ static void engine_json(struct json *j, const struct slipstream_engine *e)
     json_count(j, "kv_tokens", e->kv_tokens);
     json_count(j, "claimed_tokens", e->claimed_tokens);
     json_number(j, "queue_seconds", e->queue_seconds);
+    json_number(j, "prefill_seconds", e->prefill_seconds);
+    json_number(j, "prefill_factor", e->prefill_factor);
+    json_number(j, "decode_factor", e->decode_factor);
+    json_number(j, "kv_factor", e->kv_factor);
+    json_count(j, "prefill_samples", e->prefill_samples);
+    json_count(j, "decode_samples", e->decode_samples);
+    json_text(j, "cached_tokens", e->cached_tokens);
     json_end(j, '}');
 }
 

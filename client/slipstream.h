@@ -108,6 +108,11 @@ struct slipstream_engine {
     uint64_t home_tokens, requests, failures;
     uint64_t kv_tokens, claimed_tokens; /* capacity, and claims of live workflows */
     double queue_seconds;               /* prefill work sent, without a first byte */
+    /* What was found out about it: in use over configured, from so many samples. */
+    double prefill_seconds; /* of 10,000 tokens, none of them cached */
+    double prefill_factor, decode_factor, kv_factor;
+    uint64_t prefill_samples, decode_samples;
+    const char *cached_tokens; /* "told", "never", "unknown" */
 };
 struct slipstream_engines {
     size_t count;

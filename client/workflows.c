@@ -40,6 +40,23 @@ int slipstream_scheduler_status(struct slipstream *s, struct slipstream_schedule
     return ERR_OK;
 }
 
+/* A scheduler that does not tell leaves the configured figures. */
+static void engine_fit(void *root, const Slipstream__V1__EngineFit *from,
+                       struct slipstream_engine *to)
+{
+    to->prefill_factor = to->decode_factor = to->kv_factor = 1;
+    to->cached_tokens = "unknown";
+    if (from == NULL)
+        return;
+    to->prefill_seconds = from->prefill_seconds;
+    to->prefill_factor = from->prefill_factor;
+    to->decode_factor = from->decode_factor;
+    to->kv_factor = from->kv_factor;
+    to->prefill_samples = from->prefill_samples;
+    to->decode_samples = from->decode_samples;
+    to->cached_tokens = result_text(root, from->cached_tokens);
+}
+
 int slipstream_engines_list(struct slipstream *s, struct slipstream_engines **out)
 {
     Slipstream__V1__Empty request = SLIPSTREAM__V1__EMPTY__INIT;
@@ -76,6 +93,7 @@ int slipstream_engines_list(struct slipstream *s, struct slipstream_engines **ou
             .claimed_tokens = from->claimed_tokens,
             .queue_seconds = from->queue,
         };
+        engine_fit(list, from->fit, &items[i]);
     }
     list->count = m->n_engines;
     list->items = items;

@@ -94,6 +94,28 @@ static void engine_row(const struct server *s, struct arena *a, const struct eng
         to->usage = SLIPSTREAM__V1__ENGINE_USAGE__USAGE_ALWAYS;
 }
 
+static Slipstream__V1__EngineFit *fit_message(struct arena *a, const struct engine *e)
+{
+    static const char *const words[] = {
+        [FIT_CACHED_UNKNOWN] = "unknown", [FIT_CACHED_TOLD] = "told", [FIT_CACHED_NEVER] = "never"};
+    Slipstream__V1__EngineFit *m = arena_take(a, sizeof(*m));
+    struct fit_report r;
+
+    if (m == NULL)
+        return NULL;
+    fit_report(&e->fit, &e->time, e->kv_factor, &r);
+    slipstream__v1__engine_fit__init(m);
+    m->prefill_seconds = r.prefill_s;
+    m->prefill_factor = r.prefill_factor;
+    m->decode_factor = r.decode_factor;
+    m->kv_factor = r.kv_factor;
+    m->prefill_samples = r.prefill_samples;
+    m->decode_samples = r.decode_samples;
+    m->cached_tokens =
+        arena_text(a, (struct text){words[r.cached], (uint32_t)strlen(words[r.cached])});
+    return m;
+}
+
 static void engine_message(const struct server *s, struct arena *a, const struct engine *e,
                            Slipstream__V1__Engine *to, bool as_row)
 {
@@ -127,6 +149,8 @@ static void engine_message(const struct server *s, struct arena *a, const struct
     to->queue = engine_queue_s(e);
     if (as_row)
         engine_row(s, a, e, to);
+    else
+        to->fit = fit_message(a, e);
 }
 
 static bool engines_message(struct server *s, Slipstream__V1__Engines *out, bool as_rows)
