@@ -22,7 +22,7 @@
 
 struct brain_options {
     double gate; /* fixed; 0: moves by itself */
-    double tax, patience, age;
+    double tax, floor, patience, age;
     double err, terr, kerr, cerr; /* what is wrong on purpose, for tests */
     bool ends, ct, fit;
 };

@@ -85,9 +85,9 @@ double brain_tax(const struct core *c, double waited_s, double refill_s)
         patience = b->opt.patience;
     if (waited_s / patience < tax)
         tax = waited_s / patience;
-    if (brake < tax)
-        tax = brake > 0 ? brake : 0;
-    return is_measured(c) ? tax : 0;
+    if (!is_measured(c) || brake < b->opt.floor)
+        brake = b->opt.floor;
+    return brake < tax ? brake : tax;
 }
 
 static double claimed_share(const struct core *c)

@@ -19,6 +19,7 @@ static double option_or(const struct policy_spec *s, const char *key, double ref
 static struct brain_options options_of(const struct policy_spec *s)
 {
     struct brain_options o = {.tax = spec_number(s, "tax"),
+                              .floor = option_or(s, "floor", 0),
                               .patience = spec_number(s, "patience"),
                               .age = spec_number(s, "age"),
                               .err = spec_number(s, "err"),

@@ -239,6 +239,31 @@ static void whoever_waits_longest_is_let_in_at_last(void **state)
     fixture_close(&f);
 }
 
+static void no_wait_is_without_end_however_much_is_wasted(void **state)
+{
+    static const char *const policies[] = {"workflow:gate=1", "workflow:gate=1:view=approx:ct=0"};
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct fixture f;
+        uint64_t start;
+
+        door_open(&f, policies[i], 1, 0);
+        served(&f, "v");
+        (void)hold(&f, "w");
+        start = f.now;
+        while (action_of(&f, ACT_GO) == NULL) {
+            f.core->brain.wfrac = 1;
+            sleep_on(&f);
+            assert_true(f.now - start < 60 * NS_PER_S);
+        }
+        assert_int_equal(action_of(&f, ACT_GO)->reason, REASON_TURN);
+        /* A refill of .13 s: the tenth is reached after 10 of them, and pays for one in 10 more. */
+        assert_true(f.now - start < 4 * NS_PER_S);
+        fixture_close(&f);
+    }
+}
+
 static void class_goes_first_then_the_oldest_workflow(void **state)
 {
     static const char *const names[] = {"batch", "young", "old"};
@@ -663,6 +688,7 @@ int main(void)
         cmocka_unit_test(retry_that_comes_late_waits_afresh),
         cmocka_unit_test(client_may_bear_less_than_the_longest_wait),
         cmocka_unit_test(whoever_waits_longest_is_let_in_at_last),
+        cmocka_unit_test(no_wait_is_without_end_however_much_is_wasted),
         cmocka_unit_test(class_goes_first_then_the_oldest_workflow),
         cmocka_unit_test(turn_goes_first_whatever_its_class),
         cmocka_unit_test(dead_client_frees_the_turn),
