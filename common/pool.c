@@ -97,6 +97,11 @@ void *pool_find(const struct pool *p, uint64_t handle)
     return s != NULL ? s->object : NULL;
 }
 
+void *pool_slot_object(const struct pool *p, uint32_t slot)
+{
+    return p->slots[slot].object;
+}
+
 void *pool_next(const struct pool *p, uint32_t *cursor, uint64_t *handle)
 {
     for (; *cursor < p->fresh; (*cursor)++) {

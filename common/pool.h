@@ -21,11 +21,18 @@ struct pool {
     char *memory;
 };
 
+void *pool_slot_object(const struct pool *p, uint32_t slot);
+
 void pool_init(struct pool *p, size_t object_bytes, uint32_t capacity);
 void pool_fini(struct pool *p);
 void *pool_take(struct pool *p, uint64_t *handle);      /* zeroed; NULL when all are in use */
 void pool_give(struct pool *p, uint64_t handle);        /* must be a live handle */
 void *pool_find(const struct pool *p, uint64_t handle); /* NULL when stale */
+/* Of a slot that is in use, without a look whether it is. */
+static inline void *pool_at(const struct pool *p, uint32_t slot)
+{
+    return p->memory != NULL ? p->memory + slot * p->object_bytes : pool_slot_object(p, slot);
+}
 
 /* Walks live objects: returns the next at or after *cursor and moves it on, NULL at the end. Start
  * with 0. */

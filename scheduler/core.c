@@ -540,10 +540,10 @@ double core_workflow_waiting(const struct core *c, const struct workflow *w)
 
 uint32_t core_engine_count(const struct core *c)
 {
-    uint32_t n = 0;
-
-    set_for(i, &c->fleet.used) n = i + 1;
-    return n;
+    for (uint32_t i = ENGINES_MAX / 64; i-- > 0;)
+        if (c->fleet.used.w[i] != 0)
+            return i * 64 + 64 - (uint32_t)__builtin_clzll(c->fleet.used.w[i]);
+    return 0;
 }
 
 const char *core_engine_model(const struct core *c, const struct engine *e, uint32_t n)

@@ -14,20 +14,13 @@ static uint64_t lease_key(uint32_t worker, uint64_t handle)
     return table_mix(handle ^ table_mix(worker + 1));
 }
 
-static struct lease *lease_at(struct core *c, uint32_t slot)
-{
-    uint64_t handle;
-
-    return pool_next(&c->leases, &slot, &handle);
-}
-
 struct lease *lease_find(struct core *c, uint32_t worker, uint64_t handle)
 {
     uint64_t key = lease_key(worker, handle);
     uint32_t cursor = 0, slot;
 
     while ((slot = table_find(&c->lease_index, key, &cursor)) != UINT32_MAX) {
-        struct lease *l = lease_at(c, slot);
+        struct lease *l = pool_at(&c->leases, slot);
 
         if (l->worker == worker && l->handle == handle)
             return l;

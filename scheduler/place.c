@@ -263,6 +263,13 @@ static bool ask_place(struct core *c, struct ask *ask, struct choice *choice, en
     return true;
 }
 
+/* One of EXPECT_STEPS. */
+static void prompt_expect(const struct core *c, const struct query *q, uint32_t step)
+{
+    if (q->digest_count > 0)
+        prefix_expect(c->view.prefix, q->digests[0], step);
+}
+
 void query_take(struct core *c, const struct query *q)
 {
     struct choice choice = {0};
@@ -271,6 +278,7 @@ void query_take(struct core *c, const struct query *q)
     struct wait *w;
     struct ask ask;
 
+    prompt_expect(c, q, 0);
     if (err == ERR_OK) {
         l = lease_find(c, q->worker, q->handle);
         if (l != NULL)
@@ -280,8 +288,10 @@ void query_take(struct core *c, const struct query *q)
             wait_drop(c, w);
         err = ask_fill(c, q, &ask);
     }
+    prompt_expect(c, q, 1);
     if (err == ERR_OK)
         err = ask_identity(c, q, &ask);
+    prompt_expect(c, q, 2);
     if (err == ERR_OK && ask.workflow != NULL)
         ask.workflow->ending = false; /* it goes on; a last request says so again */
     if (err == ERR_OK && (group_holds(c, &ask, &choice) || !ask_place(c, &ask, &choice, &err))) {

@@ -50,6 +50,14 @@ void prefix_free(struct prefix *p); /* NULL is fine */
  * milliseconds where there are hundreds of thousands. */
 void prefix_reserve(struct prefix *p, uint64_t blocks);
 
+/*
+ * A prompt is going to be looked for that begins with d. What that takes comes into the processor's
+ * cache in steps, as memory answers: a caller with other work calls them one after the other
+ * between its parts.
+ */
+void prefix_expect(const struct prefix *p, uint64_t d, uint32_t step);
+#define EXPECT_STEPS 3u
+
 /* The longest held prefix per engine of who; hits has ENGINES_MAX entries, those of other engines
  * become zero. Returns the most blocks. */
 uint32_t prefix_match(const struct prefix *p, const uint64_t *d, uint32_t n,

@@ -69,6 +69,26 @@ uint32_t id_find(const struct prefix *p, uint64_t d)
     return p->ids.entries[entry_find(p, d)].slot - 1; /* SLOT_NONE when empty */
 }
 
+void prefix_expect(const struct prefix *p, uint64_t d, uint32_t step)
+{
+    uint32_t tag = tag_of(p, d);
+    const struct id_entry *e = &p->ids.entries[tag & p->ids.mask];
+    const struct run *r;
+
+    if (step == 0) {
+        __builtin_prefetch(e);
+    } else if (e->slot == 0 || e->tag != tag) {
+        return;
+    } else if (step == 1) {
+        __builtin_prefetch(&p->slots.digests[e->slot - 1]);
+        __builtin_prefetch(&p->slots.owners[e->slot - 1]);
+    } else {
+        r = run_at(p, p->slots.owners[e->slot - 1]);
+        __builtin_prefetch(r);
+        __builtin_prefetch((const char *)(r + 1) - 1);
+    }
+}
+
 bool id_leads_to(const struct prefix *p, uint32_t slot)
 {
     const struct id_map *m = &p->ids;

@@ -93,17 +93,21 @@ struct workflow *core_workflow(const struct core *c, uint64_t handle)
     return pool_find(&c->workflows, handle);
 }
 
-static void *pool_at(const struct pool *p, uint32_t slot)
-{
-    uint64_t handle;
-
-    return pool_next(p, &slot, &handle);
-}
-
 /* Keys are public arithmetic: without a secret anybody could choose ids that crowd one place. */
 static uint64_t index_key(const struct core *c, uint64_t lo)
 {
     return table_mix(lo ^ c->conf.hash_seed);
+}
+
+/* All of it is needed now, and the neighbours that it is about to leave. */
+static void workflow_expect(const struct workflow *w)
+{
+    for (size_t at = 64; at < sizeof(*w); at += 64)
+        __builtin_prefetch((const char *)w + at);
+    __builtin_prefetch(w->idle.next);
+    __builtin_prefetch(w->idle.prev);
+    __builtin_prefetch(w->flow.idle.next);
+    __builtin_prefetch(w->flow.idle.prev);
 }
 
 static struct workflow *find_by_key(struct core *c, uint64_t lo, uint64_t hi, struct text tenant,
@@ -114,6 +118,7 @@ static struct workflow *find_by_key(struct core *c, uint64_t lo, uint64_t hi, st
     while ((slot = table_find(&c->workflow_index, index_key(c, lo), &cursor)) != UINT32_MAX) {
         struct workflow *w = pool_at(&c->workflows, slot);
 
+        workflow_expect(w);
         if (w->key_lo != lo || w->key_hi != hi)
             continue;
         if (w->name.len == 0 && !workflow_name_set(c, w, tenant, id))
@@ -206,6 +211,7 @@ void workflow_end(struct core *c, struct workflow *w)
         wait_detach_workflow(c, container_of(list_first(&w->waiting), struct wait, of_workflow));
     foot_clear(c->view.prefix, &w->flow.foot);
     workflow_set_home(c, w, NULL);
+    w->latest = 0;
     while (!list_is_empty(&w->agents))
         agent_drop(c, container_of(list_first(&w->agents), struct agent, node));
     act = action_add(c, ACT_HOME_ENDED);
@@ -295,16 +301,22 @@ static uint64_t agent_key(const struct core *c, const struct workflow *w, struct
     return XXH3_64bits_withSeed(id.len > 0 ? id.p : "", id.len, w->key_lo ^ c->conf.hash_seed);
 }
 
-struct agent *agent_find(struct core *c, const struct workflow *w, struct text id)
+struct agent *agent_find(struct core *c, struct workflow *w, struct text id)
 {
-    uint64_t key = agent_key(c, w, id);
+    struct agent *latest = w->latest != 0 ? pool_at(&c->agents, w->latest - 1) : NULL;
     uint32_t cursor = 0, slot;
+    uint64_t key;
 
+    if (latest != NULL && text_is(agent_id(c, latest), id))
+        return latest;
+    key = agent_key(c, w, id);
     while ((slot = table_find(&c->agent_index, key, &cursor)) != UINT32_MAX) {
         struct agent *a = pool_at(&c->agents, slot);
 
-        if (a->workflow == w->self && text_is(agent_id(c, a), id))
+        if (a->workflow == w->self && text_is(agent_id(c, a), id)) {
+            w->latest = slot + 1;
             return a;
+        }
     }
     return NULL;
 }
@@ -340,6 +352,7 @@ enum err agent_make(struct core *c, struct workflow *w, struct text id, struct a
     list_push(&w->agents, &a->node);
     table_add(&c->agent_index, a->key, pool_slot_of(handle));
     w->agent_count++;
+    w->latest = pool_slot_of(handle) + 1;
     c->stats.agents++;
     *out = a;
     return ERR_OK;

@@ -58,6 +58,7 @@ struct workflow {
     uint32_t home, home_generation; /* ENGINE_NONE: none */
     uint32_t last_engine, last_generation;
     uint32_t agent_count, inflight;
+    uint32_t latest;           /* slot + 1 of the agent that was asked for last; 0: none yet */
     uint32_t counted_inflight; /* of those, first attempts */
     uint64_t home_tokens;      /* the sum of agent_context(), plus restored_tokens */
     uint64_t restored_tokens;
@@ -91,7 +92,7 @@ void workflows_expire(struct core *c);
 uint64_t workflows_next_expiry(const struct core *c);
 void workflow_touch(struct core *c, struct workflow *w); /* it was used now */
 
-struct agent *agent_find(struct core *c, const struct workflow *w, struct text id);
+struct agent *agent_find(struct core *c, struct workflow *w, struct text id);
 /* ERR_AGENT_LIMIT */
 enum err agent_make(struct core *c, struct workflow *w, struct text id, struct agent **out);
 uint32_t agent_context(const struct agent *a);
