@@ -263,11 +263,10 @@ static bool ask_place(struct core *c, struct ask *ask, struct choice *choice, en
     return true;
 }
 
-/* One of EXPECT_STEPS. */
 static void prompt_expect(const struct core *c, const struct query *q, uint32_t step)
 {
     if (q->digest_count > 0)
-        prefix_expect(c->view.prefix, q->digests[0], step);
+        prefix_expect(c->view.prefix, q->digests, q->digest_count, step);
 }
 
 void query_take(struct core *c, const struct query *q)

@@ -51,12 +51,10 @@ void prefix_free(struct prefix *p); /* NULL is fine */
 void prefix_reserve(struct prefix *p, uint64_t blocks);
 
 /*
- * A prompt is going to be looked for that begins with d. What that takes comes into the processor's
- * cache in steps, as memory answers: a caller with other work calls them one after the other
- * between its parts.
+ * A prompt is going to be looked for, n > 0. What that takes comes into the processor's cache in
+ * steps, 0 to 2, as memory answers: a caller with other work takes them between its parts.
  */
-void prefix_expect(const struct prefix *p, uint64_t d, uint32_t step);
-#define EXPECT_STEPS 3u
+void prefix_expect(const struct prefix *p, const uint64_t *d, uint32_t n, uint32_t step);
 
 /* The longest held prefix per engine of who; hits has ENGINES_MAX entries, those of other engines
  * become zero. Returns the most blocks. */

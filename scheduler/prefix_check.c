@@ -3,7 +3,7 @@
 #include "scheduler/prefix_store.h"
 
 struct sums {
-    uint64_t runs, blocks, free_ranges, holds, members;
+    uint64_t runs, blocks, free_ranges, holds, members, mates;
 };
 
 static uint64_t run_pins(const struct prefix *p, const struct run *r, uint32_t engine)
@@ -68,6 +68,7 @@ static void run_check(const struct prefix *p, uint32_t run, struct sums *sums)
     full = set_minus(r->full, seen);
     must(set_is_empty(&full) && (members != 0 || needed == r->len));
     sums->members += members;
+    sums->mates += r->mated ? members : 0;
     sums->blocks += r->len;
     sums->runs++;
 }
@@ -143,5 +144,5 @@ void prefix_check(const struct prefix *p)
     must(sums.runs == p->runs.used && sums.blocks == p->blocks);
     must((p->every ? sums.blocks : sums.runs) == p->ids.used);
     must(sums.holds == p->holds.used && holds == sums.holds);
-    must(sums.members == p->members.used && sums.members == p->mates.used);
+    must(sums.members == p->members.used && sums.mates == p->mates.used);
 }

@@ -6,6 +6,7 @@
 #include "scheduler/prefix_store.h"
 
 #define IDS_START 1024u
+#define TAIL 8u   /* blocks of a prompt that are likely to be new */
 #define AHEAD 12u /* entries that are fetched while earlier ones are looked at */
 
 static uint32_t tag_of(const struct prefix *p, uint64_t d)
@@ -69,14 +70,16 @@ uint32_t id_find(const struct prefix *p, uint64_t d)
     return p->ids.entries[entry_find(p, d)].slot - 1; /* SLOT_NONE when empty */
 }
 
-void prefix_expect(const struct prefix *p, uint64_t d, uint32_t step)
+void prefix_expect(const struct prefix *p, const uint64_t *d, uint32_t n, uint32_t step)
 {
-    uint32_t tag = tag_of(p, d);
+    uint32_t tag = tag_of(p, d[0]);
     const struct id_entry *e = &p->ids.entries[tag & p->ids.mask];
     const struct run *r;
 
     if (step == 0) {
         __builtin_prefetch(e);
+        for (uint32_t i = n > TAIL ? n - TAIL : 1; i < n; i++)
+            __builtin_prefetch(&p->ids.entries[tag_of(p, d[i]) & p->ids.mask]);
     } else if (e->slot == 0 || e->tag != tag) {
         return;
     } else if (step == 1) {

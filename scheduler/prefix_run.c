@@ -7,6 +7,8 @@
 
 /* Runs that more footprints and pins share than this are not compared any more. */
 #define JOIN_MEMBERS 64u
+/* Among so many the one that is looked for is found faster without the map. */
+#define FEW_MEMBERS 4u
 
 static uint64_t mate_key(const struct prefix *p, uint32_t part, uint32_t run)
 {
@@ -219,13 +221,25 @@ static void hold_drop(struct prefix *p, struct run *r, uint32_t hold, uint32_t p
 
 uint32_t member_find(const struct prefix *p, uint32_t part, uint32_t run)
 {
-    uint64_t key = mate_key(p, part, run);
     uint32_t cursor = 0, m;
+    uint64_t key;
 
+    if (!run_at(p, run)->mated) {
+        m = run_at(p, run)->members;
+        while (m != 0 && member_at(p, m)->part != part)
+            m = member_at(p, m)->run_next;
+        return m;
+    }
+    key = mate_key(p, part, run);
     while ((m = table_find(&p->mates, key, &cursor)) != UINT32_MAX)
         if (member_at(p, m)->part == part && member_at(p, m)->run == run)
             return m;
     return 0;
+}
+
+static void mate_add(struct prefix *p, uint32_t m)
+{
+    table_add(&p->mates, mate_key(p, member_at(p, m)->part, member_at(p, m)->run), m);
 }
 
 void member_add(struct prefix *p, uint32_t part, uint32_t run)
@@ -242,7 +256,13 @@ void member_add(struct prefix *p, uint32_t part, uint32_t run)
         member_at(p, t->members)->part_prev = m;
     r->members = t->members = m;
     r->member_count++;
-    table_add(&p->mates, mate_key(p, part, run), m);
+    if (r->mated) {
+        mate_add(p, m);
+    } else if (r->member_count > FEW_MEMBERS) {
+        r->mated = true;
+        for (; m != 0; m = member_at(p, m)->run_next)
+            mate_add(p, m);
+    }
 }
 
 static void member_drop(struct prefix *p, uint32_t m)
@@ -250,14 +270,15 @@ static void member_drop(struct prefix *p, uint32_t m)
     struct member *x = member_at(p, m);
     struct run *r = run_at(p, x->run);
 
-    table_remove(&p->mates, mate_key(p, x->part, x->run), m);
+    if (r->mated)
+        table_remove(&p->mates, mate_key(p, x->part, x->run), m);
     if (x->run_next != 0)
         member_at(p, x->run_next)->run_prev = x->run_prev;
     if (x->run_prev != 0)
         member_at(p, x->run_prev)->run_next = x->run_next;
     else
         r->members = x->run_next;
-    r->member_count--;
+    r->mated &= --r->member_count > 0;
     if (x->part_next != 0)
         member_at(p, x->part_next)->part_prev = x->part_prev;
     if (x->part_prev != 0)

@@ -65,6 +65,7 @@ struct run {
     uint32_t holds, members;       /* lists */
     uint32_t member_count;
     uint32_t gens;          /* holds with gen_tokens */
+    bool mated;             /* its members are in mates: they are many, or were */
     bool marked;            /* is in path as one that path_run() still has to take */
     struct engine_set full; /* that hold all of it */
 };
@@ -105,7 +106,7 @@ struct prefix {
     struct id_map ids;
     bool every; /* ids has every block, not only the heads of runs */
     uint64_t blocks;
-    struct table mates; /* part and run -> member */
+    struct table mates; /* part and run -> member, of runs that have many */
     struct crate runs, holds, parts, members;
     struct shelf shelves[ENGINES_MAX];
     uint32_t *path; /* runs of the operation at hand */

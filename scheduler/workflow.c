@@ -301,7 +301,7 @@ static uint64_t agent_key(const struct core *c, const struct workflow *w, struct
     return XXH3_64bits_withSeed(id.len > 0 ? id.p : "", id.len, w->key_lo ^ c->conf.hash_seed);
 }
 
-struct agent *agent_find(struct core *c, struct workflow *w, struct text id)
+struct agent *agent_find(struct core *c, const struct workflow *w, struct text id)
 {
     struct agent *latest = w->latest != 0 ? pool_at(&c->agents, w->latest - 1) : NULL;
     uint32_t cursor = 0, slot;
@@ -313,10 +313,8 @@ struct agent *agent_find(struct core *c, struct workflow *w, struct text id)
     while ((slot = table_find(&c->agent_index, key, &cursor)) != UINT32_MAX) {
         struct agent *a = pool_at(&c->agents, slot);
 
-        if (a->workflow == w->self && text_is(agent_id(c, a), id)) {
-            w->latest = slot + 1;
+        if (a->workflow == w->self && text_is(agent_id(c, a), id))
             return a;
-        }
     }
     return NULL;
 }
@@ -327,6 +325,7 @@ enum err agent_make(struct core *c, struct workflow *w, struct text id, struct a
     uint64_t handle;
 
     if (a != NULL) {
+        w->latest = pool_slot_of(a->self) + 1;
         *out = a;
         return ERR_OK;
     }

@@ -92,7 +92,7 @@ void workflows_expire(struct core *c);
 uint64_t workflows_next_expiry(const struct core *c);
 void workflow_touch(struct core *c, struct workflow *w); /* it was used now */
 
-struct agent *agent_find(struct core *c, struct workflow *w, struct text id);
+struct agent *agent_find(struct core *c, const struct workflow *w, struct text id);
 /* ERR_AGENT_LIMIT */
 enum err agent_make(struct core *c, struct workflow *w, struct text id, struct agent **out);
 uint32_t agent_context(const struct agent *a);

@@ -41,6 +41,7 @@ struct bench {
     struct core *core;
     struct actions actions;
     struct talk *talks;
+    uint64_t *wire; /* prompts of a batch, as they have just come in */
     uint64_t now, handle, seed, waits;
     double *us;
 };
@@ -119,14 +120,14 @@ static void talk_turn(struct bench *b, struct talk *t)
 }
 
 /* Microseconds of QUERY and DONE together. */
-static double decide(struct bench *b, struct talk *t)
+static double decide(struct bench *b, const struct talk *t, const uint64_t *digests)
 {
     struct event query = {.type = EV_QUERY,
                           .query = {.handle = ++b->handle,
                                     .workflow = {t->id, (uint32_t)strlen(t->id)},
                                     .agent = {"a", 1},
                                     .prompt_bytes = t->len * TEXT_BLOCK,
-                                    .digests = t->digests,
+                                    .digests = digests,
                                     .digest_count = t->len}};
     struct event done = {.type = EV_DONE,
                          .report = {.handle = b->handle,
@@ -169,10 +170,12 @@ static double batch(struct bench *b, uint32_t number, double *us)
         while (talks[i]->batch == number);
         talks[i]->batch = number;
         talk_turn(b, talks[i]);
+        memcpy(b->wire + i * b->setup->longest, talks[i]->digests,
+               talks[i]->len * sizeof(uint64_t));
     }
     start = spent_us();
     for (uint32_t i = 0; i < BATCH; i++) {
-        double one = decide(b, talks[i]);
+        double one = decide(b, talks[i], b->wire + i * b->setup->longest);
 
         if (us != NULL)
             us[i] = one;
@@ -198,13 +201,14 @@ static void run(const struct setup *setup, bool last)
     open_core(&b);
     b.talks = calloc(setup->workflows, sizeof(*b.talks));
     b.us = calloc(setup->measured, sizeof(*b.us));
-    must(b.talks != NULL && b.us != NULL);
+    b.wire = calloc((size_t)BATCH * setup->longest, sizeof(uint64_t));
+    must(b.talks != NULL && b.us != NULL && b.wire != NULL);
     for (uint32_t i = 0; i < setup->workflows; i++) {
         snprintf(b.talks[i].id, sizeof(b.talks[i].id), "w%u", i);
         b.talks[i].digests = calloc(setup->longest, sizeof(uint64_t));
         must(b.talks[i].digests != NULL);
         talk_turn(&b, &b.talks[i]);
-        (void)decide(&b, &b.talks[i]);
+        (void)decide(&b, &b.talks[i], b.talks[i].digests);
     }
     for (uint32_t i = 0; i < setup->warm; i += BATCH)
         (void)batch(&b, i / BATCH + 1, NULL);
@@ -224,6 +228,7 @@ static void run(const struct setup *setup, bool last)
         free(b.talks[i].digests);
     free(b.talks);
     free(b.us);
+    free(b.wire);
     actions_fini(&b.actions);
     core_free(b.core);
 }
