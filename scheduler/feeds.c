@@ -203,6 +203,7 @@ void feeds_set(struct server *s)
         t->index = i;
         t->generation = seat->generation;
         t->bind = seat->kv.bind;
+        t->content = seat->kv.content;
         t->ranks = seat->kv.ranks;
         t->serial = f != NULL ? f->serial : 0;
         memcpy(t->id, seat->id, sizeof(t->id));

@@ -13,8 +13,8 @@
  * MessagePack, as arrays (vLLM before 0.24, SGLang) or as maps (vLLM since). What newer releases
  * append is skipped. Pure; hostile input is refused before anything is allocated for it.
  */
-#define KV_PAYLOAD_MAX (16u << 20)
-#define KV_BLOCK_MAX 65536u /* tokens of a block */
+#define KV_PAYLOAD_MAX (4u << 20) /* more than half a million new tokens in one step */
+#define KV_BLOCK_MAX 65536u       /* tokens of a block */
 
 enum kv_kind { KV_STORED, KV_REMOVED, KV_CLEARED };
 

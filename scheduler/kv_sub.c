@@ -17,9 +17,15 @@
 #include "common/must.h"
 #include "scheduler/core.h"
 
-#define QUEUE_MAX 1024u /* news that the loop has not handled yet */
-#define READ_MAX 64u    /* messages of one socket before the next one's turn */
-#define BUSY_MS 5       /* how soon a full queue is looked at again */
+#define QUEUE_MAX 1024u       /* weight of news that the loop has not handled yet */
+#define WEIGHT_BYTES 4096u    /* as heavy as one more piece of news */
+#define READ_MAX 64u          /* messages of one socket before the next one's turn */
+#define READ_BYTES (1u << 20) /* and their bytes */
+/* libzmq counts messages, not bytes: what it may hold unread of one publisher. A publisher that is
+ * not read fast enough keeps more; one that answers a request for a replay drops what is more. */
+#define LIVE_UNREAD 64
+#define REPLAY_UNREAD 2048
+#define BUSY_MS 5 /* how soon a full queue is looked at again */
 #define IDLE_MS 1000
 #define LOG_EVERY_NS (5 * NS_PER_S)
 #define OPEN_EVERY_NS (5 * NS_PER_S)
@@ -70,6 +76,7 @@ struct kv_sub {
 struct item {
     struct inbox_item base;
     struct kv_sub *sub;
+    unsigned weight;
     struct kv_news news;
 };
 
@@ -81,7 +88,7 @@ static void item_handle(struct inbox_item *base)
 
     if (it->sub->on_news != NULL)
         it->sub->on_news(it->sub->arg, &it->news);
-    atomic_fetch_sub_explicit(&it->sub->queued, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&it->sub->queued, it->weight, memory_order_relaxed);
     free(it);
 }
 
@@ -103,6 +110,7 @@ static struct item *item_new(const struct kv_batch *batch)
     it = calloc(1, sizeof(*it) + ops * sizeof(*op) + digests * sizeof(*copy));
     must(it != NULL);
     it->base.handle = item_handle;
+    it->weight = 1 + (unsigned)(digests * sizeof(*copy) / WEIGHT_BYTES);
     op = (struct kv_op *)(void *)(it + 1);
     copy = (uint64_t *)(void *)(op + ops);
     it->news.ops = op;
@@ -152,13 +160,13 @@ static void news_fill(struct feed *f, struct kv_news *n)
 
 static void news_post(struct kv_sub *s, struct rank *r, const struct kv_batch *batch)
 {
-    struct item *it = item_new(batch);
+    struct item *it = item_new(r->feed->target.content ? batch : NULL);
 
     it->sub = s;
     news_fill(r->feed, &it->news);
     r->posted = r->stream.count;
     r->posted_complete = r->stream.view.complete;
-    atomic_fetch_add_explicit(&s->queued, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->queued, it->weight, memory_order_relaxed);
     inbox_put(s->inbox, &it->base);
 }
 
@@ -170,7 +178,7 @@ static void news_end(struct kv_sub *s, const struct feed *f)
     it->sub = s;
     it->news.index = f->target.index;
     it->news.generation = f->target.generation;
-    atomic_fetch_add_explicit(&s->queued, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->queued, it->weight, memory_order_relaxed);
     inbox_put(s->inbox, &it->base);
 }
 
@@ -234,7 +242,8 @@ static void *socket_open(struct kv_sub *s, int type)
 {
     void *socket = zmq_socket(s->zmq, type);
     int64_t biggest = KV_PAYLOAD_MAX;
-    int none = 0, on = 1, idle = 30, again = 100, again_max = 2000, queue = 10000;
+    int none = 0, on = 1, idle = 30, again = 100, again_max = 2000;
+    int queue = type == ZMQ_SUB ? LIVE_UNREAD : REPLAY_UNREAD;
 
     if (socket == NULL)
         return NULL;
@@ -369,14 +378,16 @@ static void message_take(struct kv_sub *s, struct rank *r, struct message *m, bo
 static void rank_read(struct kv_sub *s, struct rank *r, bool live)
 {
     struct message m;
+    size_t bytes = 0;
 
-    for (unsigned i = 0; i < READ_MAX; i++) {
+    for (unsigned i = 0; i < READ_MAX && bytes < READ_BYTES; i++) {
         void *socket = live ? r->sub : r->dealer;
 
         if (socket == NULL || (live && !kv_stream_is_live(&r->stream)) ||
             atomic_load_explicit(&s->queued, memory_order_relaxed) >= QUEUE_MAX ||
             !message_read(socket, &m))
             return;
+        bytes += zmq_msg_size(&m.payload);
         message_take(s, r, &m, live, clock_ns());
         message_close(&m);
         if (r->stream.ask)
@@ -442,8 +453,9 @@ static void feed_open(struct feed *f, const struct kv_target *t)
 static bool is_same(const struct kv_target *a, const struct kv_target *b)
 {
     return a->generation == b->generation && a->serial == b->serial && a->bind == b->bind &&
-           a->ranks == b->ranks && strcmp(a->id, b->id) == 0 && strcmp(a->events, b->events) == 0 &&
-           strcmp(a->replay, b->replay) == 0 && strcmp(a->topic, b->topic) == 0;
+           a->content == b->content && a->ranks == b->ranks && strcmp(a->id, b->id) == 0 &&
+           strcmp(a->events, b->events) == 0 && strcmp(a->replay, b->replay) == 0 &&
+           strcmp(a->topic, b->topic) == 0;
 }
 
 static void targets_take(struct kv_sub *s, const struct kv_target *targets, size_t count)

@@ -21,6 +21,7 @@ struct kv_target {
     char events[208], replay[208]; /* ZeroMQ endpoints; replay empty: none */
     char topic[128];               /* prefix; empty: all */
     bool bind;                     /* the publisher connects to us */
+    bool content;                  /* prompt digests are wanted, too */
     uint32_t ranks;
     uint32_t serial; /* another one: all is to be told again */
 };

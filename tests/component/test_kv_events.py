@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV events over ZeroMQ: a publisher that is a real libzmq one, the real scheduler, and what it says it knows."""
 import re
+import time
 
+import msgpack
 import pytest
 from support.fleet import Fleet
 from support.kv_publisher import BLOCK, ENCODINGS, Publisher, cleared, removed, stored
@@ -295,3 +297,18 @@ def test_a_restart_shows_on_the_metrics_page():
         assert hit(w.fleet.chat(LONG)) < 0.1 < 0.8 < hit(w.fleet.chat(LONG))
         w.engine.metrics_page = b"no page at all"
         wait_until("it failed", 10, lambda: w.get("scrape_failures_total") > 0, 0.05)
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_a_flood_takes_a_bounded_amount_of_memory_and_does_not_delay_the_end(content):
+    event = ["BlockStored", [1] * 3_900_000, None, [], 128, None, "PROMPT_DIGEST"]
+    with Publisher(endpoint()) as pub, world_of(pub, kv_content=content) as w:
+        w.wait("kv_connected", 1)
+        flood = msgpack.packb([1.0, [event], 0])
+        for _ in range(200):
+            pub.raw(flood, keep=False)
+        most, end = 0, time.monotonic() + 3
+        while time.monotonic() < end:
+            most = max(most, w.fleet.scheduler.rss_kb())
+            assert w.fleet.chat("x").status == 200
+        assert most < 600_000  # of 780 MB that were sent
