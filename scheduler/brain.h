@@ -42,6 +42,8 @@ struct brain {
     uint64_t ended, end_signals;
     uint64_t blocks_max;       /* in the index, beyond which lapsed workflows are forgotten */
     struct list rents, lapsed; /* longest idle first */
+    struct list sweep;         /* among rents, while flows_sweep() is on its way through them */
+    bool sweeping;
 };
 
 void brain_init(struct brain *b);
@@ -75,7 +77,9 @@ double flow_claim_on(const struct core *c, const struct workflow *w, const struc
 double flow_tokens(const struct workflow *w); /* that it holds, summed over engines */
 void flow_busy(struct workflow *w);
 void flow_rest(struct core *c, struct workflow *w); /* nothing in flight any more */
-void flows_lapse(struct core *c, const struct brain_fleet *f);
+/* Claims lapse, and lapsed workflows are forgotten: a few in this step, others in later ones. */
+void flows_lapse(struct core *c);
+void flows_sweep(struct core *c, const struct brain_fleet *f); /* goes on with that */
 
 /* ---- brain_door.c ---- */
 bool brain_place(struct core *c, const struct ask *ask, struct choice *out);
@@ -87,6 +91,7 @@ uint64_t brain_next_deadline(const struct core *c);
 void brain_restarted(struct core *c);
 bool brain_counts_losses_late(const struct core *c, const struct engine *e);
 void brain_waste(struct core *c, double tokens, double n);
+bool brain_rests(const struct core *c); /* no tick is due, and nobody waits */
 void brain_tick(struct core *c, const struct brain_fleet *f);
 double brain_tax(const struct core *c, double waited_s, double refill_s);
 

@@ -9,6 +9,7 @@
  * their footprint there, in 1/CLAIM_UNIT of a block; whole numbers, so that it never drifts.
  */
 #define ENDED_MEMORY 50u
+#define SWEEP 256u /* workflows that one step looks at */
 #define FORGET_NS (600 * NS_PER_S)
 
 static uint64_t units_on(const struct core *c, const struct workflow *w, const struct engine *e)
@@ -139,10 +140,11 @@ static bool remembers_too_much(const struct core *c)
 }
 
 /* Where workflows say when they end they are forgotten only to keep memory bounded: what engines
- * hold is a fraction of that many blocks. */
-static void forget_old(struct core *c)
+ * hold is a fraction of that many blocks. Returns whether there may be more. */
+static bool forget_some(struct core *c)
 {
     bool silent = !c->brain.opt.ends || c->brain.end_signals == 0;
+    uint32_t seen = 0;
 
     list_for_safe(pos, &c->brain.lapsed)
     {
@@ -150,27 +152,54 @@ static void forget_old(struct core *c)
 
         if (!(silent && c->now - w->flow.done_ns > FORGET_NS) && !remembers_too_much(c))
             break;
+        if (seen++ == SWEEP)
+            return true;
         flow_end(c, w);
         workflow_set_home(c, w, NULL);
         action_home(c, w);
     }
+    return false;
 }
 
-void flows_lapse(struct core *c, const struct brain_fleet *f)
+/* brain.sweep stands before the next one to look at. Returns whether there may be more. */
+static bool lapse_some(struct core *c, const struct brain_fleet *f)
 {
-    uint64_t least = rent_ns(f, 1);
+    struct list *sweep = &c->brain.sweep, *pos;
+    uint64_t least = rent_ns(f, 1), idle;
+    struct workflow *w;
 
-    list_for_safe(pos, &c->brain.rents)
-    {
-        struct workflow *w = container_of(pos, struct workflow, flow.idle);
-        uint64_t idle = c->now - w->flow.done_ns;
-
+    if (list_is_empty(sweep))
+        return false;
+    for (uint32_t seen = 0; (pos = sweep->next) != &c->brain.rents; seen++) {
+        w = container_of(pos, struct workflow, flow.idle);
+        idle = c->now - w->flow.done_ns;
         if (idle <= least) /* the others have been idle for less */
             break;
+        if (seen == SWEEP)
+            return true;
+        list_remove(sweep);
+        list_insert(pos->next, sweep);
         if (idle <= rent_ns(f, flow_tokens(w)))
             continue;
         flow_set_state(c, w, FLOW_LAPSED);
         flow_rest(c, w);
     }
-    forget_old(c);
+    list_remove(sweep);
+    return false;
+}
+
+void flows_lapse(struct core *c)
+{
+    list_remove(&c->brain.sweep);
+    list_push_front(&c->brain.rents, &c->brain.sweep);
+    c->brain.sweeping = true;
+}
+
+void flows_sweep(struct core *c, const struct brain_fleet *f)
+{
+    if (!c->brain.sweeping)
+        return;
+    c->brain.sweeping = lapse_some(c, f);
+    if (!c->brain.sweeping)
+        c->brain.sweeping = forget_some(c);
 }

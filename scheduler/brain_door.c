@@ -282,10 +282,18 @@ static void try_all(struct core *c)
 void brain_drain(struct core *c)
 {
     struct brain *b = &c->brain;
-    struct brain_fleet f = brain_fleet(c);
-    const struct wait *turn = pool_find(&c->waits.pool, b->turn);
-    double waited = turn != NULL ? (double)(c->now - turn->since_ns) / NS_PER_S : 0;
+    const struct wait *turn;
+    struct brain_fleet f;
+    double waited;
 
+    if (brain_rests(c)) {
+        b->turn = 0;
+        b->credit_ns = c->now;
+        return;
+    }
+    f = brain_fleet(c);
+    turn = pool_find(&c->waits.pool, b->turn);
+    waited = turn != NULL ? (double)(c->now - turn->since_ns) / NS_PER_S : 0;
     brain_tick(c, &f);
     turn = waits_oldest(&c->waits);
     if (turn == NULL) {

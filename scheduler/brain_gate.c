@@ -35,6 +35,7 @@ void brain_init(struct brain *b)
                                     .fit = true};
     list_init(&b->rents);
     list_init(&b->lapsed);
+    list_init(&b->sweep);
 }
 
 /* Whether e says at the end what was cached: never read its absence as zero. */
@@ -120,17 +121,27 @@ static void gate_move(struct core *c, const struct brain_fleet *f)
     }
 }
 
+bool brain_rests(const struct core *c)
+{
+    const struct brain *b = &c->brain;
+
+    return c->now - b->tick_ns < TICK_NS && !b->sweeping && waits_oldest(&c->waits) == NULL;
+}
+
 void brain_tick(struct core *c, const struct brain_fleet *f)
 {
     struct brain *b = &c->brain;
     double past = (double)(c->now - b->tick_ns) / NS_PER_S;
 
-    if (c->now - b->tick_ns < TICK_NS)
+    if (c->now - b->tick_ns < TICK_NS) {
+        flows_sweep(c, f);
         return;
+    }
     b->wfrac += 0.5 * (b->waste / (f->engines * past) - b->wfrac);
     b->waste = 0;
     b->tick_ns = c->now;
-    flows_lapse(c, f);
+    flows_lapse(c);
+    flows_sweep(c, f);
     if (b->opt.gate > 0)
         b->gate = b->opt.gate;
     else
@@ -157,6 +168,8 @@ uint64_t brain_next_deadline(const struct core *c)
     const struct brain *b = &c->brain;
     const struct wait *turn = waits_oldest(&c->waits);
 
+    if (b->sweeping)
+        return c->now;
     if (turn != NULL)
         return b->credit_ns + (c->stats.leases > 0 ? TICK_NS : paid_ns(c, turn));
     if (c->stats.leases > 0)

@@ -503,6 +503,49 @@ static void claims_lapse_when_holding_has_cost_a_refill(void **state)
     fixture_close(&f);
 }
 
+static unsigned live_count(struct fixture *f, unsigned workflows)
+{
+    unsigned live = 0;
+    char id[16];
+
+    for (unsigned i = 0; i < workflows; i++) {
+        snprintf(id, sizeof(id), "w%u", i);
+        live += workflow(f, id)->flow.state == FLOW_LIVE;
+    }
+    return live;
+}
+
+static void many_claims_lapse_a_few_hundred_a_step_and_at_once_all_the_same(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    unsigned before, live = 700;
+    struct fixture f;
+    uint64_t now;
+    char id[16];
+
+    (void)state;
+    conf.max_workflows = live;
+    conf.policy = "workflow:gate=off";
+    fixture_open(&f, &conf, 2);
+    for (unsigned i = 0; i < live; i++) {
+        snprintf(id, sizeof(id), "w%u", i);
+        served(&f, id);
+    }
+    assert_int_equal(live_count(&f, 700), live);
+    f.now = now = f.now + 3600 * NS_PER_S / 4; /* less than their time to live */
+    step(&f, &(struct event){.type = EV_TICK});
+    do {
+        before = live;
+        live = live_count(&f, 700);
+        assert_true(live < before && before - live <= 256);
+        sleep_on(&f);
+    } while (live > 0);
+    assert_true(core_engine(f.core, 0)->claims == 0 && core_engine(f.core, 1)->claims == 0);
+    step(&f, &(struct event){.type = EV_TICK});
+    assert_true(f.now == now && core_next_deadline(f.core) > now);
+    fixture_close(&f);
+}
+
 static void silent_workflows_are_forgotten_and_others_when_memory_is_short(void **state)
 {
     struct fixture f;
@@ -700,6 +743,7 @@ int main(void)
         cmocka_unit_test(engine_that_dies_loses_its_claims_and_makes_way),
         cmocka_unit_test(workflow_that_lost_its_kv_holds_nothing_while_it_waits),
         cmocka_unit_test(claims_lapse_when_holding_has_cost_a_refill),
+        cmocka_unit_test(many_claims_lapse_a_few_hundred_a_step_and_at_once_all_the_same),
         cmocka_unit_test(silent_workflows_are_forgotten_and_others_when_memory_is_short),
         cmocka_unit_test(gate_opens_when_holding_kv_is_not_worth_it),
         cmocka_unit_test(credit_is_at_most_the_refill_of_the_turn_and_is_spent),
