@@ -7,8 +7,8 @@
  *   100k: prompts of 100K tokens, 64 engines, a million indexed blocks
  *
  * Every engine says what was cached, none sends KV events. The caches are full and the tables warm
- * before anything is measured. Rates are by processor time, the others by the clock. Prints one
- * JSON object.
+ * before anything is measured. Rates are by processor time, as is the slowest batch of 16, the
+ * others by the clock. Prints one JSON object.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +43,7 @@ struct bench {
     struct talk *talks;
     uint64_t *wire; /* prompts of a batch, as they have just come in */
     uint64_t now, handle, seed, waits;
-    double *us;
+    double *us, stall;
 };
 
 static double clock_us(void)
@@ -162,7 +162,7 @@ static double decide(struct bench *b, const struct talk *t, const uint64_t *dige
 static double batch(struct bench *b, uint32_t number, double *us)
 {
     struct talk *talks[BATCH];
-    double start;
+    double start, spent;
 
     for (uint32_t i = 0; i < BATCH; i++) {
         do
@@ -180,7 +180,10 @@ static double batch(struct bench *b, uint32_t number, double *us)
         if (us != NULL)
             us[i] = one;
     }
-    return spent_us() - start;
+    spent = spent_us() - start;
+    if (us != NULL && spent > b->stall)
+        b->stall = spent;
+    return spent;
 }
 
 static int compare(const void *a, const void *b)
@@ -217,11 +220,12 @@ static void run(const struct setup *setup, bool last)
     qsort(b.us, setup->measured, sizeof(*b.us), compare);
     prefix_stats_get(b.core->view.prefix, &stats);
     printf("\"decisions_per_s_%s\":%.0f,\"decision_%s_us_p50\":%.2f,\"decision_%s_us_p99\":%.2f,"
-           "\"decision_%s_us_max\":%.0f,\"blocks_%s\":%llu,\"bytes_per_block_%s\":%.1f,"
+           "\"decision_%s_us_max\":%.0f,\"decisions_16_%s_us_max\":%.0f,\"blocks_%s\":%llu,\"bytes_"
+           "per_block_%s\":%.1f,"
            "\"waits_%s\":%llu,\"live_%s\":%u%s",
            setup->name, setup->measured / sum * 1e6, setup->name, b.us[setup->measured / 2],
            setup->name, b.us[setup->measured / 100 * 99], setup->name, b.us[setup->measured - 1],
-           setup->name, (unsigned long long)stats.blocks, setup->name,
+           setup->name, b.stall, setup->name, (unsigned long long)stats.blocks, setup->name,
            (double)stats.bytes / (double)stats.blocks, setup->name, (unsigned long long)b.waits,
            setup->name, core_stats_get(b.core)->workflows, last ? "" : ",");
     for (uint32_t i = 0; i < setup->workflows; i++)
