@@ -137,7 +137,7 @@ static enum err post_read(struct gw_request *r, struct post *p, const char **par
     const char *body = r->req->entity.base;
     size_t len = r->req->entity.len, count = 0, at, i;
     struct member top[MEMBERS_MAX], *rows;
-    enum err e = inspect_json(body, len, &at);
+    enum err e = json_verify(body, len, &at);
 
     *param = NULL;
     if (e != ERR_OK)

@@ -4,13 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/id.h"
+#include "common/json.h"
 #include "common/must.h"
-#include "gateway/json.h"
 #include "gateway/members.h"
 
 /*
- * A stack of open containers and the place between two words of the grammar; json.c reads the
- * words. A container whose members mean something to us has a role, all others are only validated.
+ * A stack of open containers and the place between two words of the grammar; common/json.h
+ * reads the words. A container whose members mean something to us has a role, all others are only
+ * validated.
  *
  * Cutting a member: the comma before it goes with it, or, where only members that we may cut stand
  * before it, all up to the next member. So any selection of cuts leaves valid JSON, though two of
@@ -69,7 +71,6 @@ struct frame {
 struct inspect_state {
     enum place place;
     uint32_t depth, value_at, seen;
-    bool any_top;    /* the top level may be any value, nothing is recorded */
     bool in_prompt;  /* inside a member that is digested */
     bool escaped;    /* the current string has a backslash */
     bool text;       /* an array of numbers: its text is one element */
@@ -251,7 +252,7 @@ static enum role role_of(const struct inspection *in, bool is_object)
     const struct frame *up;
 
     if (st->depth == 0)
-        return st->any_top ? ROLE_PLAIN : ROLE_ROOT;
+        return ROLE_ROOT;
     up = &st->frames[st->depth - 1];
     if (up->role == ROLE_ROOT) {
         if (is_object)
@@ -460,8 +461,7 @@ static bool word(struct inspection *in, uint32_t stop)
     case AT_FIRST_VALUE:
         return c == ']' ? container_end(in) : value_begin(in, stop);
     case AT_VALUE:
-        if (st->depth == 0 && !st->any_top && c != '{' && c != '\0' &&
-            strchr("[\"-0123456789tfn", c) != NULL)
+        if (st->depth == 0 && c != '{' && c != '\0' && strchr("[\"-0123456789tfn", c) != NULL)
             return fail(in, ERR_TYPE, in->pos);
         return value_begin(in, stop);
     case AT_AFTER:
@@ -543,35 +543,10 @@ void inspect_fini(struct inspection *in)
 
 bool inspect_id_set(struct inspect_id *id, const char *s, size_t len)
 {
-    if (len == 0 || len > INSPECT_ID_MAX || !json_is_utf8(s, len))
+    if (!id_is_valid(s, len))
         return false;
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)s[i];
-
-        if (c < 0x20 || c == 0x7f)
-            return false;
-        if (c == 0xc2 && (unsigned char)s[i + 1] < 0xa0) /* U+0080 to U+009F */
-            return false;
-    }
     memcpy(id->bytes, s, len);
     id->bytes[len] = '\0';
     id->len = (uint16_t)len;
     return true;
-}
-
-enum err inspect_json(const char *text, size_t len, size_t *err_at)
-{
-    struct inspect_state state;
-    struct inspection in = {.state = &state, .body = text, .len = (uint32_t)len};
-
-    if (len > UINT32_MAX - 64) {
-        *err_at = 0;
-        return ERR_TOO_LARGE;
-    }
-    memset(&state, 0, offsetof(struct inspect_state, frames));
-    state.any_top = true;
-    inspect_run(&in, len);
-    if (in.err != ERR_OK)
-        *err_at = in.err_at;
-    return in.err;
 }

@@ -7,6 +7,8 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/id.h"
+#include "common/json.h"
 
 /*
  * One validating pass over a request body: strict RFC 8259 (UTF-8 included), iterative, at most 128
@@ -16,8 +18,8 @@
  * Resumable, so that no body holds the event loop: call inspect_run() with a byte budget until it
  * says done.
  */
-#define INSPECT_DEPTH 128
-#define INSPECT_ID_MAX 256
+#define INSPECT_DEPTH JSON_DEPTH
+#define INSPECT_ID_MAX ID_BYTES_MAX
 
 struct span {
     uint32_t at, len; /* bytes of the body */
@@ -98,10 +100,7 @@ void inspect_start(struct inspection *in, enum inspect_shape shape, const char *
 bool inspect_run(struct inspection *in, size_t budget);
 void inspect_fini(struct inspection *in);
 
-/* An id as identity sources may carry it: 1-256 bytes of UTF-8 without control characters. */
+/* Takes a valid id (common/id.h) only. */
 bool inspect_id_set(struct inspect_id *id, const char *s, size_t len);
-
-/* Is a complete text strict JSON? For mailbox payloads. Writes the offset of the first error. */
-enum err inspect_json(const char *text, size_t len, size_t *err_at);
 
 #endif

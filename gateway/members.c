@@ -3,8 +3,8 @@
 
 #include <string.h>
 
+#include "common/json.h"
 #include "common/must.h"
-#include "gateway/json.h"
 
 enum {
     OBJECT = KIND_OBJECT,

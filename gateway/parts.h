@@ -9,7 +9,7 @@
 
 /*
  * Small JSON bodies of our own API, taken apart without losing a byte of their values: a mailbox
- * payload comes back as it was sent. The text must have passed inspect_json(). Pure.
+ * payload comes back as it was sent. The text must have passed json_verify(). Pure.
  */
 struct member {
     const char *key, *value; /* raw: key without its quotes, value as it stands */

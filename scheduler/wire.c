@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "common/metric_layout.h"
+#include "common/id.h"
 #include "common/must.h"
 #include "scheduler/engine.h"
 
@@ -80,16 +80,7 @@ static struct text text_of(const char *s)
 
 bool wire_id_is_valid(const char *s)
 {
-    size_t len = strlen(s), i, n;
-
-    if (len == 0 || len > ID_MAX)
-        return false;
-    for (i = 0; i < len; i += n) {
-        n = metric_utf8_span((const unsigned char *)s + i, len - i);
-        if (n == 0 || (unsigned char)s[i] < 0x20 || s[i] == 0x7f)
-            return false;
-    }
-    return true;
+    return id_is_valid(s, strlen(s));
 }
 
 static bool id_or_empty(const char *s)

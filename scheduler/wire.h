@@ -29,7 +29,7 @@ void arena_clear(struct arena *a);
 void *arena_take(struct arena *a, size_t bytes);  /* zeroed, aligned; NULL: full */
 char *arena_text(struct arena *a, struct text t); /* NUL-terminated; "" when full */
 
-/* 1 to ID_MAX bytes of UTF-8 without control characters. */
+/* common/id.h */
 bool wire_id_is_valid(const char *s);
 
 /* ERR_ID, ERR_INVALID, ERR_TOO_LARGE. out borrows from q. worker, tenant: the caller's word. */

@@ -84,7 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         continue;
     same_check(&whole, &pieces);
     if (whole.err == ERR_OK) {
-        must(inspect_json(body, size, &at) == ERR_OK);
+        must(json_verify(body, size, &at) == ERR_OK);
         spans_check(&whole, whole.elements, whole.element_count);
         spans_check(&whole, whole.skips, whole.skip_count);
         cut_check(&whole, body, whole.metadata.cut, true);
@@ -98,8 +98,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must(d.count == 0 || memcmp(d.blocks, e.blocks, d.count * sizeof(*d.blocks)) == 0);
         must(d.bytes == (uint64_t)d.count * DIGEST_BLOCK + d.tail_bytes || d.count == DIGEST_MAX);
     } else if (whole.err == ERR_JSON) {
-        must(inspect_json(body, size, &at) == ERR_JSON && at == whole.err_at);
+        must(json_verify(body, size, &at) == ERR_JSON && at == whole.err_at);
     }
+    if (json_verify(body, size, &at) == ERR_OK)
+        must(whole.err != ERR_JSON && whole.err != ERR_DEPTH);
     buf_fini(&copy);
     return 0;
 }

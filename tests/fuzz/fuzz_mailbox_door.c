@@ -2,9 +2,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/json.h"
 #include "common/must.h"
 #include "mailbox/door.h"
-#include "mailbox/json.h"
 
 /* A body as a client may send it: what is found bounded must unpack within those bounds. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -13,9 +13,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Slipstream__V1__SendRequest *s;
     Slipstream__V1__ReceiveRequest *r;
-    size_t i;
+    size_t i, at;
 
-    (void)json_is_value((const char *)data, size);
+    (void)json_verify((const char *)data, size, &at);
     if (!door_is_bounded(data, size, 3, 500))
         return 0;
     s = slipstream__v1__send_request__unpack(NULL, size, data);

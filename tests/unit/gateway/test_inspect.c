@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/inspect.h"
 
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -232,12 +231,12 @@ static void nesting_stops_at_128_levels(void **state)
         buf_adds(&b, "}");
         inspect_bytes(INSPECT_CHAT, b.base, b.len, 50);
         assert_int_equal(in.err, depth == 128 ? ERR_OK : ERR_DEPTH);
-        assert_int_equal(inspect_json(b.base, b.len, &at), depth == 128 ? ERR_OK : ERR_DEPTH);
+        assert_int_equal(json_verify(b.base, b.len, &at), depth == 128 ? ERR_OK : ERR_DEPTH);
     }
     buf_clear(&b);
     for (unsigned i = 0; i < 100000; i++)
         buf_adds(&b, "[");
-    assert_int_equal(inspect_json(b.base, b.len, &at), ERR_DEPTH);
+    assert_int_equal(json_verify(b.base, b.len, &at), ERR_DEPTH);
     assert_int_equal(at, 128);
     buf_fini(&b);
 }
@@ -498,7 +497,7 @@ static void cuts_of_spaced_bodies_leave_valid_json(void **state)
         inspect(INSPECT_CHAT, cases[i].body);
         body_spliced(&got, true, false);
         assert_string_equal(buf_cstr(&got), cases[i].after);
-        assert_int_equal(inspect_json(got.base, got.len, &at), ERR_OK);
+        assert_int_equal(json_verify(got.base, got.len, &at), ERR_OK);
     }
     buf_fini(&got);
 }
@@ -610,57 +609,6 @@ static void words_have_the_numbers_of_the_wire(void **state)
     buf_fini(&b);
 }
 
-static void any_json_value_is_a_payload(void **state)
-{
-    static const char *const good[] = {
-        "0",           " \"x\" ",        "null",   "[]", "{\"model\":1,\"model\":2}",
-        "\"\\ud800\"", "[1,{\"a\":[]}]", "-0.5e+3"};
-    size_t at = 99;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
-        assert_int_equal(inspect_json(good[i], strlen(good[i]), &at), ERR_OK);
-    assert_int_equal(at, 99);
-    assert_int_equal(inspect_json("[1,,2]", 6, &at), ERR_JSON);
-    assert_int_equal(at, 3);
-    assert_int_equal(inspect_json("1 2", 3, &at), ERR_JSON);
-    assert_int_equal(at, 2);
-}
-
-/* A public suite of JSON texts, not part of this repository: y_* must be accepted, n_* refused.
- * JSONTESTSUITE names the folder with its files; without it this test is skipped. */
-static void json_test_suite_is_judged_as_it_says(void **state)
-{
-    const char *dir = getenv("JSONTESTSUITE");
-    char path[4096], text[300000];
-    struct dirent *e;
-    unsigned judged = 0;
-    size_t n, at;
-    DIR *d;
-
-    (void)state;
-    if (dir == NULL)
-        skip();
-    d = opendir(dir);
-    assert_non_null(d);
-    while ((e = readdir(d)) != NULL) {
-        FILE *f;
-
-        if (e->d_name[0] != 'y' && e->d_name[0] != 'n')
-            continue;
-        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        f = fopen(path, "rb");
-        assert_non_null(f);
-        n = fread(text, 1, sizeof(text), f);
-        fclose(f);
-        if ((inspect_json(text, n, &at) == ERR_OK) != (e->d_name[0] == 'y'))
-            fail_msg("%s", e->d_name);
-        judged++;
-    }
-    closedir(d);
-    assert_true(judged > 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -682,8 +630,6 @@ int main(void)
         cmocka_unit_test(cache_control_is_skipped_at_any_depth),
         cmocka_unit_test(arrays_of_spans_do_not_grow_without_bound),
         cmocka_unit_test(words_have_the_numbers_of_the_wire),
-        cmocka_unit_test(any_json_value_is_a_payload),
-        cmocka_unit_test(json_test_suite_is_judged_as_it_says),
     };
 
     return cmocka_run_group_tests(tests, NULL, teardown);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "gateway/json.h"
-
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "common/json.h"
 
 /* UTF-8 by its definition: decode, then ask whether this is the shortest way to write it. */
 static bool utf8_by_definition(const unsigned char *s, size_t len)
@@ -191,6 +193,167 @@ static void integers_saturate_and_fractions_are_none(void **state)
     assert_false(json_integer("", 0, &v));
 }
 
+static bool is_value(const char *s)
+{
+    size_t len = strlen(s);
+    char *exact = malloc(len != 0 ? len : 1); /* no byte behind it may be read */
+    size_t at;
+    bool yes;
+
+    memcpy(exact, s, len);
+    yes = json_verify(exact, len, &at) == ERR_OK;
+    free(exact);
+    return yes;
+}
+
+static void what_is_json_is_taken(void **state)
+{
+    static const char *const good[] = {"1",
+                                       "-0",
+                                       "0.5e+10",
+                                       "true",
+                                       " null ",
+                                       "\"\"",
+                                       "\"x\"",
+                                       "{}",
+                                       "[ ]",
+                                       "[1,2 , 3]",
+                                       "{\"a\":1}",
+                                       "{ \"a\" : [ { } ] }",
+                                       "false",
+                                       "[[],[[]]]",
+                                       "\"\\u00e9\\n\"",
+                                       "\"\xc3\xa9\"",
+                                       "\"\xf0\x9f\x98\x80\"",
+                                       "1E5",
+                                       "{\"a\":{\"b\":[1,{\"c\":null}]},\"d\":\"e\"}"};
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+        if (!is_value(good[i]))
+            fail_msg("refused: %s", good[i]);
+}
+
+static void what_is_not_json_is_refused(void **state)
+{
+    size_t at = 0;
+    static const char *const bad[] = {"",
+                                      " ",
+                                      "01",
+                                      "-",
+                                      "1.",
+                                      ".5",
+                                      "1e",
+                                      "+1",
+                                      "tru",
+                                      "nulll",
+                                      "\"",
+                                      "\"\\",
+                                      "\"\\x\"",
+                                      "\"\\u12g4\"",
+                                      "\"\\u12",
+                                      "[",
+                                      "]",
+                                      "[1,]",
+                                      "[,1]",
+                                      "{\"a\"}",
+                                      "{\"a\":}",
+                                      "{a:1}",
+                                      "{\"a\":1,}",
+                                      "{,}",
+                                      "1 2",
+                                      "{} {}",
+                                      "[1}",
+                                      "{\"a\":1]",
+                                      "\"\n\"",
+                                      "\"\x80\"",
+                                      "\"\xc0\xaf\"",
+                                      "\"\xed\xa0\x80\"",
+                                      "\"\xf4\x90\x80\x80\"",
+                                      "\"\xc3\"",
+                                      "\"\xe2\x82\"",
+                                      "'a'",
+                                      "NaN",
+                                      "{\"a\":1}, \"b\":2",
+                                      "1}",
+                                      "[1]]"};
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        if (is_value(bad[i]))
+            fail_msg("taken: %s", bad[i]);
+    assert_int_equal(json_verify("\"a\0b\"", 5, &at), ERR_JSON);
+    assert_int_equal(at, 2);
+}
+
+static void nesting_ends_at_its_limit(void **state)
+{
+    size_t at = 0;
+    char text[2 * (JSON_DEPTH + 1) + 1];
+
+    (void)state;
+    memset(text, '[', JSON_DEPTH);
+    memset(text + JSON_DEPTH, ']', JSON_DEPTH);
+    assert_int_equal(json_verify(text, 2 * JSON_DEPTH, &at), ERR_OK);
+    memset(text, '[', JSON_DEPTH + 1);
+    memset(text + JSON_DEPTH + 1, ']', JSON_DEPTH + 1);
+    assert_int_equal(json_verify(text, 2 * (JSON_DEPTH + 1), &at), ERR_DEPTH);
+    assert_int_equal(at, JSON_DEPTH);
+}
+
+static void errors_are_told_with_their_place(void **state)
+{
+    static const char *const good[] = {
+        "0",           " \"x\" ",        "null",   "[]", "{\"model\":1,\"model\":2}",
+        "\"\\ud800\"", "[1,{\"a\":[]}]", "-0.5e+3"};
+    size_t at = 99;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+        assert_int_equal(json_verify(good[i], strlen(good[i]), &at), ERR_OK);
+    assert_int_equal(at, 99);
+    assert_int_equal(json_verify("[1,,2]", 6, &at), ERR_JSON);
+    assert_int_equal(at, 3);
+    assert_int_equal(json_verify("1 2", 3, &at), ERR_JSON);
+    assert_int_equal(at, 2);
+}
+
+/* A public suite of JSON texts, not part of this repository: y_* must be accepted, n_* refused.
+ * JSONTESTSUITE names the folder with its files; without it this test is skipped. */
+static void json_test_suite_is_judged_as_it_says(void **state)
+{
+    const char *dir = getenv("JSONTESTSUITE");
+    char path[4096], text[300000];
+    struct dirent *e;
+    unsigned judged = 0;
+    size_t n, at;
+    DIR *d;
+
+    (void)state;
+    if (dir == NULL)
+        skip();
+    d = opendir(dir);
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL) {
+        FILE *f;
+
+        if (e->d_name[0] != 'y' && e->d_name[0] != 'n')
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        f = fopen(path, "rb");
+        assert_non_null(f);
+        n = fread(text, 1, sizeof(text), f);
+        fclose(f);
+        if ((json_verify(text, n, &at) == ERR_OK) != (e->d_name[0] == 'y'))
+            fail_msg("%s", e->d_name);
+        judged++;
+    }
+    closedir(d);
+    assert_true(judged > 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -200,6 +363,11 @@ int main(void)
         cmocka_unit_test(numbers_follow_the_grammar),
         cmocka_unit_test(escapes_are_undone),
         cmocka_unit_test(integers_saturate_and_fractions_are_none),
+        cmocka_unit_test(what_is_json_is_taken),
+        cmocka_unit_test(what_is_not_json_is_refused),
+        cmocka_unit_test(nesting_ends_at_its_limit),
+        cmocka_unit_test(errors_are_told_with_their_place),
+        cmocka_unit_test(json_test_suite_is_judged_as_it_says),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,15 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef GW_JSON_H
-#define GW_JSON_H
+#ifndef SLIP_JSON_H
+#define SLIP_JSON_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/err.h"
+
 /*
- * The words of strict JSON (RFC 8259): strings with their UTF-8, numbers, literals. What the words
- * mean in which order is inspect.c's business. Pure, allocates nothing.
- *
+ * Strict JSON (RFC 8259): whole texts, and the words of one - strings with their UTF-8, numbers,
+ * literals - for those who go through a text themselves. Pure, allocates nothing.
+ */
+#define JSON_DEPTH 128 /* open containers */
+
+/* Is this exactly one value, white space around it allowed? ERR_JSON, ERR_DEPTH; *err_at is the
+ * first byte that is wrong, or len: the text ends too early. Lone surrogate escapes are let
+ * through: the grammar has them. */
+enum err json_verify(const char *text, size_t len, size_t *err_at);
+
+/*
  * Scanners move *p. stop <= end: a scanner that reaches stop may pause there with JSON_MORE and is
  * called again; it may look, and go, a few bytes further. end is the end of the text.
  */
@@ -20,7 +30,7 @@ enum json_scan {
 };
 
 /* *p is behind the opening quote. *escaped becomes true if there is a backslash. Lone surrogate
- * escapes are let through: the grammar has them. */
+ * escapes are let through. */
 enum json_scan json_string(const char **p, const char *stop, const char *end, bool *escaped);
 
 /* state is 0 at the first byte. DONE leaves *p at the first byte behind the number. */

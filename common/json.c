@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "gateway/json.h"
+#include "common/json.h"
 
 #include <string.h>
 
@@ -371,4 +371,134 @@ bool json_is_utf8(const char *s, size_t len)
             return false;
     }
     return true;
+}
+
+/* ---- whole texts ---- */
+
+/* What is open is a stack of one bit a container. */
+struct walk {
+    const char *p, *end;
+    uint8_t is_object[JSON_DEPTH / 8];
+    unsigned depth;
+};
+
+static void skip_space(struct walk *w)
+{
+    while (w->p < w->end && json_is_space(*w->p))
+        w->p++;
+}
+
+static bool is_next(const struct walk *w, char c)
+{
+    return w->p < w->end && *w->p == c;
+}
+
+static bool take(struct walk *w, char c)
+{
+    if (!is_next(w, c))
+        return false;
+    w->p++;
+    return true;
+}
+
+static bool in_object(const struct walk *w)
+{
+    unsigned top = w->depth - 1;
+
+    return (w->is_object[top / 8] & 1u << top % 8) != 0;
+}
+
+static void open_container(struct walk *w, bool is_object)
+{
+    uint8_t bit = (uint8_t)(1u << w->depth % 8);
+
+    if (is_object)
+        w->is_object[w->depth / 8] |= bit;
+    else
+        w->is_object[w->depth / 8] &= (uint8_t)~bit;
+    w->depth++;
+}
+
+static bool take_string(struct walk *w)
+{
+    bool escaped;
+
+    return take(w, '"') && json_string(&w->p, w->end, w->end, &escaped) == JSON_DONE;
+}
+
+static bool take_key(struct walk *w)
+{
+    skip_space(w);
+    if (!take_string(w))
+        return false;
+    skip_space(w);
+    return take(w, ':');
+}
+
+static bool take_scalar(struct walk *w)
+{
+    uint8_t state = 0;
+    size_t n;
+
+    if (is_next(w, '"'))
+        return take_string(w);
+    if (is_next(w, '-') || (w->p < w->end && *w->p >= '0' && *w->p <= '9'))
+        return json_number(&w->p, w->end, w->end, &state) == JSON_DONE;
+    n = json_literal(w->p, w->end);
+    w->p += n;
+    return n > 0;
+}
+
+/* Behind a value: brackets that close, and the comma (and key) before the next value. depth is 0
+ * when the outermost value is complete. */
+static bool take_closings(struct walk *w)
+{
+    while (w->depth > 0) {
+        bool is_object = in_object(w);
+
+        skip_space(w);
+        if (take(w, ','))
+            return !is_object || take_key(w);
+        if (!take(w, is_object ? '}' : ']'))
+            return false;
+        w->depth--;
+    }
+    return true;
+}
+
+static enum err take_value(struct walk *w)
+{
+    do {
+        skip_space(w);
+        if (is_next(w, '{') || is_next(w, '[')) {
+            bool is_object = *w->p == '{';
+
+            if (w->depth == JSON_DEPTH)
+                return ERR_DEPTH;
+            w->p++;
+            skip_space(w);
+            if (!take(w, is_object ? '}' : ']')) {
+                open_container(w, is_object);
+                if (is_object && !take_key(w))
+                    return ERR_JSON;
+                continue;
+            }
+        } else if (!take_scalar(w)) {
+            return ERR_JSON;
+        }
+        if (!take_closings(w))
+            return ERR_JSON;
+    } while (w->depth > 0);
+    skip_space(w);
+    return w->p == w->end ? ERR_OK : ERR_JSON;
+}
+
+enum err json_verify(const char *text, size_t len, size_t *err_at)
+{
+    struct walk w = {.p = text, .end = len > 0 ? text + len : text};
+    enum err e = take_value(&w);
+
+    if (e != ERR_OK)
+        *err_at = (size_t)(w.p - text);
+    return e;
 }
