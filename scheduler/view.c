@@ -78,7 +78,7 @@ static double bound_tokens(const struct core *c, const struct engine *e)
     double capacity = (double)engine_capacity(e), tokens = (double)e->kv_resident + e->x_tokens;
 
     if (!e->kv_events || e->content)
-        return c->view.idx * capacity - (c->view.spare ? e->running * c->load.mout : 0);
+        return c->view.idx * capacity;
     return tokens < capacity ? tokens : capacity;
 }
 

@@ -28,7 +28,7 @@ struct view {
     bool eager;  /* refresh at dispatch instead of at the first byte, learn nothing */
     bool learn;  /* cached_tokens correct the list */
     bool trust;  /* KV events are in time, whatever is seen */
-    bool spare;  /* what running requests use is not dropped, and room is left for their output */
+    bool spare;  /* what running requests use is not dropped */
     double idx;  /* the list's bound in capacities of the engine */
 };
 
