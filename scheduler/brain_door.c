@@ -12,7 +12,9 @@
  */
 #define LOST_SHARE 0.3
 #define SMALL_SHARE 0.02
-#define FAILURES_MAX 25u
+#define FAILURES_MAX 25u /* of requests for one model in one drain; fewer each of many models */
+#define FAILURES_ALL 50u
+#define FAILURES_MIN 2u
 #define EMA 0.02
 #define FOLLOW_TOKENS 512.0
 #define FOLLOW_NS (5 * NS_PER_S)
@@ -261,22 +263,31 @@ static void credit_accrue(struct core *c, const struct brain_fleet *f, const str
     b->credit_ns = c->now;
 }
 
+static uint32_t failures_max(const struct core *c)
+{
+    uint32_t lines = c->waits.used_line_count, max = lines > 0 ? FAILURES_ALL / lines : 0;
+
+    return max > FAILURES_MAX ? FAILURES_MAX : max < FAILURES_MIN ? FAILURES_MIN : max;
+}
+
 static void try_all(struct core *c)
 {
-    struct wait *failed[FAILURES_MAX], *w;
-    uint32_t count = 0;
+    uint32_t max = failures_max(c);
+    struct list failed, *at;
+    struct wait *w;
     bool tried = false;
 
-    while (count < FAILURES_MAX && (w = waits_take(&c->waits)) != NULL) {
+    list_init(&failed);
+    while ((w = waits_take(&c->waits, max)) != NULL) {
         tried |= w->self == c->brain.turn;
         if (!wait_try(c, w))
-            failed[count++] = w;
+            waits_failed(&c->waits, w, &failed);
     }
     w = tried ? NULL : pool_find(&c->waits.pool, c->brain.turn);
     if (w != NULL)
         wait_try(c, w);
-    while (count > 0)
-        waits_put(&c->waits, failed[--count]);
+    while ((at = list_take(&failed)) != NULL)
+        waits_put(&c->waits, container_of(at, struct wait, of_failed));
 }
 
 void brain_drain(struct core *c)

@@ -21,8 +21,9 @@ uint64_t engine_told_capacity(const struct engine *e)
 uint64_t engine_capacity(const struct engine *e)
 {
     uint64_t told = engine_told_capacity(e);
+    double found = (double)told * e->kv_factor;
 
-    return e->kv_factor > 0 ? (uint64_t)((double)told * e->kv_factor) : told;
+    return e->kv_factor <= 0 ? told : found > 1 ? (uint64_t)found : 1;
 }
 
 double engine_ratio(const struct fleet *f, const struct engine *e)

@@ -9,6 +9,8 @@
 #include "common/must.h"
 #include "scheduler/server.h"
 
+#define KV_TOKENS_MAX 1e9 /* no cache is larger; the index of an engine grows up to its size */
+
 /* NULL: news of an engine that is gone. */
 static struct feed_state *feed_find(struct server *s, uint32_t index, uint32_t generation)
 {
@@ -134,7 +136,7 @@ static void scrape_tell(struct server *s, const struct probe_result *r)
     *st = (struct stats_event){.index = r->index, .generation = r->generation};
     st->has_running = p->has[SCRAPE_running] && p->value[SCRAPE_running] < 1e9;
     st->has_waiting = p->has[SCRAPE_waiting] && p->value[SCRAPE_waiting] < 1e9;
-    st->has_kv_tokens = p->value[SCRAPE_capacity] >= 1 && p->value[SCRAPE_capacity] < 1e15;
+    st->has_kv_tokens = p->value[SCRAPE_capacity] >= 1 && p->value[SCRAPE_capacity] < KV_TOKENS_MAX;
     if (st->has_running && p->value[SCRAPE_running] > 0)
         st->running = (uint32_t)p->value[SCRAPE_running];
     if (st->has_waiting && p->value[SCRAPE_waiting] > 0)

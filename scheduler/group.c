@@ -104,6 +104,13 @@ void group_join(struct core *c, const struct ask *ask, struct wait *w)
         g->deadline.fire = on_deadline;
         timer_start(&c->timers, &g->deadline, c->now + c->conf.group_wait_ms * NS_PER_MS);
     }
+    /* Whoever is patient for less than that is not refused because of siblings that stay away. */
+    if (timer_is_running(&w->deadline)) {
+        uint64_t half = c->now + (w->deadline.at_ns - c->now) / 2;
+
+        if (half < g->deadline.at_ns)
+            timer_start(&c->timers, &g->deadline, half);
+    }
     w->group = g;
     g->count++;
     list_push(&g->waits, &w->of_group);

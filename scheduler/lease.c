@@ -217,12 +217,21 @@ static void leave_workflow(struct core *c, struct lease *l, enum cause cause,
         action_home(c, w);
 }
 
+/* No output is longer than the cache that it was in. */
+static void learn_output(struct core *c, const struct lease *l, const struct report_event *r)
+{
+    double out = r->completion_tokens,
+           most = l->engine != NULL ? (double)engine_capacity(l->engine) : ENGINE_KV_TOKENS;
+
+    c->load.mout += 0.02 * ((out < most ? out : most) - c->load.mout);
+}
+
 void lease_end(struct core *c, struct lease *l, enum cause cause, const struct report_event *r)
 {
     view_ended(c, l, cause, r);
     policies_tell(c, ended, l, cause, r);
     if (r != NULL && cause == CAUSE_RETURNED && r->has_usage && !r->declined)
-        c->load.mout += 0.02 * (r->completion_tokens - c->load.mout);
+        learn_output(c, l, r);
     learn_ended(c, l, cause, r);
     timer_stop(&c->timers, &l->deadline);
     table_remove(&c->lease_index, lease_key(l->worker, l->handle), pool_slot_of(l->self));

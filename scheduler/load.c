@@ -9,6 +9,7 @@
 
 #define MOUT_START 200.0
 #define BURST_SECONDS 60.0
+#define ROUNDING_S 1e-7
 
 void load_init(struct load *ld, uint32_t max_leases)
 {
@@ -117,6 +118,8 @@ void load_first_byte(struct core *c, struct lease *l)
     /* What rounding leaves of an empty queue stays: between idle engines it decides, as in the
      * reference model. */
     e->q_seconds -= l->est_s;
+    if (e->prefilling == 0 && fabs(e->q_seconds) > ROUNDING_S) /* of absurdly long prompts */
+        e->q_seconds = 0;
 }
 
 void load_leave_workflow(struct core *c, struct lease *l)

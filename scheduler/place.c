@@ -72,6 +72,11 @@ static void action_go(struct core *c, const struct query *q, const struct lease 
 
 /* ---- requests, resolved ---- */
 
+static uint32_t whole_tokens(double tokens)
+{
+    return tokens < UINT32_MAX ? (uint32_t)tokens : UINT32_MAX;
+}
+
 static void ask_start(struct core *c, const struct query *q, struct ask *ask)
 {
     *ask = (struct ask){.query = q,
@@ -109,7 +114,7 @@ static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
             set_remove(&ask->may, q->avoid[i]);
     if (set_is_empty(&ask->may))
         return ERR_NO_ENGINE;
-    ask->tokens = (uint32_t)(q->prompt_bytes / ask->model->ratio);
+    ask->tokens = whole_tokens(q->prompt_bytes / ask->model->ratio);
     return ERR_OK;
 }
 
@@ -133,7 +138,7 @@ static void ask_bias(struct ask *ask)
     if (ask->workflow == NULL || ask->workflow->flow.bias == CLAIM_UNIT)
         return;
     ask->bias = (double)ask->workflow->flow.bias / CLAIM_UNIT;
-    ask->tokens = (uint32_t)(ask->tokens * ask->bias);
+    ask->tokens = whole_tokens(ask->tokens * ask->bias);
 }
 
 /* What the engines hold of it, as far as the policy will ask. */
@@ -328,7 +333,7 @@ enum err placed_take(struct core *c, const struct query *q, enum reason reason)
     ask_start(c, q, &ask);
     if (ask.model == NULL)
         ask.model = fleet_any_model(&c->fleet);
-    ask.tokens = (uint32_t)(q->prompt_bytes / ask.model->ratio);
+    ask.tokens = whole_tokens(q->prompt_bytes / ask.model->ratio);
     if (ask_identity(c, q, &ask) != ERR_OK)
         ask.workflow = NULL; /* no room for its workflow; the lease still counts */
     err = dispatch(c, &ask, &choice, policies_choose(c, q, ask.workflow != NULL)->policy, &l);

@@ -181,7 +181,7 @@ void policies_drain(struct core *c)
     policies_tell(c, drain);
     if (drains)
         return;
-    while ((w = waits_take(&c->waits)) != NULL)
+    while ((w = waits_take(&c->waits, 1)) != NULL)
         if (!wait_try(c, w)) { /* no room for another lease */
             waits_put(&c->waits, w);
             return;

@@ -8,20 +8,26 @@
 #include "common/must.h"
 #include "scheduler/state.h"
 
+#define LINE_FIRST 64u
+
 void waits_init(struct waits *ws, uint32_t capacity)
 {
     *ws = (struct waits){0};
     pool_init(&ws->pool, sizeof(struct wait), capacity);
     table_init(&ws->index, capacity);
-    ws->heap = calloc(capacity, sizeof(struct wait *));
-    must(ws->heap != NULL);
+    ws->lines = calloc(MODELS_MAX + 1, sizeof(*ws->lines));
+    ws->used_lines = calloc(MODELS_MAX + 1, sizeof(*ws->used_lines));
+    must(ws->lines != NULL && ws->used_lines != NULL);
     timers_init(&ws->by_age);
 }
 
 void waits_fini(struct waits *ws)
 {
     timers_fini(&ws->by_age);
-    free(ws->heap);
+    for (uint32_t i = 0; i <= MODELS_MAX; i++)
+        free(ws->lines[i].heap);
+    free(ws->lines);
+    free(ws->used_lines);
     table_fini(&ws->index);
     pool_fini(&ws->pool);
 }
@@ -39,54 +45,87 @@ static bool is_before(const struct wait *a, const struct wait *b)
     return a->seq < b->seq;
 }
 
-static void heap_set(struct waits *ws, size_t i, struct wait *w)
+static void heap_set(struct wait_line *l, size_t i, struct wait *w)
 {
-    ws->heap[i] = w;
+    l->heap[i] = w;
     w->pos = i + 1;
 }
 
-static void heap_settle(struct waits *ws, size_t i, struct wait *w)
+static void heap_settle(struct wait_line *l, size_t i, struct wait *w)
 {
-    while (i > 0 && is_before(w, ws->heap[(i - 1) / 2])) {
-        heap_set(ws, i, ws->heap[(i - 1) / 2]);
+    while (i > 0 && is_before(w, l->heap[(i - 1) / 2])) {
+        heap_set(l, i, l->heap[(i - 1) / 2]);
         i = (i - 1) / 2;
     }
     for (;;) {
         size_t next = 2 * i + 1;
 
-        if (next + 1 < ws->count && is_before(ws->heap[next + 1], ws->heap[next]))
+        if (next + 1 < l->count && is_before(l->heap[next + 1], l->heap[next]))
             next++;
-        if (next >= ws->count || !is_before(ws->heap[next], w))
+        if (next >= l->count || !is_before(l->heap[next], w))
             break;
-        heap_set(ws, i, ws->heap[next]);
+        heap_set(l, i, l->heap[next]);
         i = next;
     }
-    heap_set(ws, i, w);
+    heap_set(l, i, w);
 }
 
 void waits_put(struct waits *ws, struct wait *w)
 {
+    struct wait_line *l = &ws->lines[w->line];
+
     must(w->pos == 0);
-    heap_settle(ws, ws->count++, w);
+    l->failures = 0;
+    if (l->count == 0) {
+        l->used_at = ws->used_line_count;
+        ws->used_lines[ws->used_line_count++] = w->line;
+    }
+    if (l->count == l->cap) {
+        l->cap = l->cap > 0 ? l->cap * 2 : LINE_FIRST;
+        l->heap = realloc(l->heap, l->cap * sizeof(struct wait *));
+        must(l->heap != NULL);
+    }
+    ws->count++;
+    heap_settle(l, l->count++, w);
 }
 
 static void heap_remove(struct waits *ws, struct wait *w)
 {
+    struct wait_line *l = &ws->lines[w->line];
     size_t i = w->pos - 1;
-    struct wait *last = ws->heap[--ws->count];
+    struct wait *last = l->heap[--l->count];
 
     w->pos = 0;
+    ws->count--;
     if (last != w)
-        heap_settle(ws, i, last);
+        heap_settle(l, i, last);
+    if (l->count == 0) {
+        uint32_t moved = ws->used_lines[--ws->used_line_count];
+
+        ws->used_lines[l->used_at] = moved;
+        ws->lines[moved].used_at = l->used_at;
+    }
 }
 
-struct wait *waits_take(struct waits *ws)
+struct wait *waits_take(struct waits *ws, uint32_t failures_max)
 {
-    struct wait *w = ws->count > 0 ? ws->heap[0] : NULL;
+    struct wait *first = NULL;
 
-    if (w != NULL)
-        heap_remove(ws, w);
-    return w;
+    for (uint32_t i = 0; i < ws->used_line_count; i++) {
+        const struct wait_line *l = &ws->lines[ws->used_lines[i]];
+
+        if (l->failures < failures_max && (first == NULL || is_before(l->heap[0], first)))
+            first = l->heap[0];
+    }
+    if (first != NULL)
+        heap_remove(ws, first);
+    return first;
+}
+
+void waits_failed(struct waits *ws, struct wait *w, struct list *failed)
+{
+    ws->lines[w->line].failures++;
+    list_push(failed, &w->of_failed);
 }
 
 struct wait *waits_oldest(const struct waits *ws)
@@ -203,6 +242,8 @@ enum err wait_make(struct core *c, const struct ask *ask, const struct choice *w
     w->reason = why->reason;
     w->known = *ask->known;
     w->tokens = ask->tokens;
+    w->line = (uint32_t)(ask->model - c->fleet.models);
+    list_init(&w->of_failed);
     w->tried = why->reason != REASON_GROUP;
     list_push(&c->workers[q->worker].waits, &w->of_worker);
     list_push(&ask->workflow->waiting, &w->of_workflow);
@@ -259,6 +300,7 @@ void wait_drop(struct core *c, struct wait *w)
     table_remove(&c->waits.index, wait_key(w->query.worker, w->query.handle),
                  pool_slot_of(w->self));
     list_remove(&w->of_worker);
+    list_remove(&w->of_failed);
     chain_drop(&c->chains, w->digests);
     if (of != NULL) {
         list_remove(&w->of_workflow);

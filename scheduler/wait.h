@@ -19,8 +19,9 @@ struct wait {
     struct timer deadline, since; /* since: in waits.by_age only, never due */
     struct core *core;
     uint64_t self, seq;
-    size_t pos; /* in waits.heap + 1; 0: taken out while it is tried */
-    struct list of_worker, of_workflow, of_group;
+    size_t pos; /* in its line's heap + 1; 0: taken out while it is tried */
+    uint32_t line;
+    struct list of_worker, of_workflow, of_group, of_failed;
     struct group *group;       /* waits for its siblings, in no line; NULL: in line */
     bool tried;                /* a policy has held it */
     struct workflow *workflow; /* NULL: it has ended */
@@ -37,11 +38,19 @@ struct wait {
     uint32_t tokens;    /* of the prompt, estimated then */
 };
 
+struct wait_line {      /* those who want one model */
+    struct wait **heap; /* in the order of trying */
+    uint32_t count, cap, failures;
+    uint32_t used_at; /* in waits.used_lines, unless it is empty */
+};
+
 struct waits {
     struct pool pool;
-    struct table index; /* by worker and handle */
-    struct wait **heap; /* in the order of trying */
-    uint32_t count;     /* in heap */
+    struct table index;      /* by worker and handle */
+    struct wait_line *lines; /* by model */
+    uint32_t *used_lines;    /* that are not empty */
+    uint32_t used_line_count;
+    uint32_t count; /* in lines */
     struct timers by_age;
     uint64_t seq;
 };
@@ -66,9 +75,13 @@ static inline double wait_tokens(const struct wait *w)
 }
 
 struct wait *waits_oldest(const struct waits *ws); /* NULL: nobody waits */
-/* Takes the first in line out of line, for wait_try(); NULL: nobody is left. */
-struct wait *waits_take(struct waits *ws);
-void waits_put(struct waits *ws, struct wait *w); /* back in line */
+/*
+ * Takes the first of all lines out of line, for wait_try(); NULL: nobody is left. A line of which
+ * so many as failures_max were tried in vain is passed over: those behind them wait for the same.
+ */
+struct wait *waits_take(struct waits *ws, uint32_t failures_max);
+void waits_failed(struct waits *ws, struct wait *w, struct list *failed); /* tried in vain */
+void waits_put(struct waits *ws, struct wait *w); /* back in line; forgets its failures */
 
 /* In place.c. Whether it was answered; then it is gone. */
 bool wait_try(struct core *c, struct wait *w);

@@ -199,8 +199,13 @@ static void other_event(struct world *w)
     default:
         w->f.now += draw(w, 20) * NS_PER_S;
         step(&w->f, &(struct event){.type = EV_TICK});
-        for (uint32_t n = 0; n < w->f.core->waits.count; n++)
-            assert_true(w->f.core->waits.heap[n]->deadline.at_ns > w->f.now);
+        for (uint32_t i = 0; i < w->f.core->waits.used_line_count; i++) {
+            const struct waits *ws = &w->f.core->waits;
+            const struct wait_line *l = &ws->lines[ws->used_lines[i]];
+
+            for (uint32_t n = 0; n < l->count; n++)
+                assert_true(l->heap[n]->deadline.at_ns > w->f.now);
+        }
     }
 }
 
