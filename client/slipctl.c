@@ -8,9 +8,9 @@
 #include "client/ctl.h"
 #include "common/conf.h"
 #include "common/must.h"
+#include "common/secret.h"
 
 #define DEFAULT_CONFIG "/etc/slipstream/slipstream.yaml"
-#define KEY_MAX 512
 
 static const struct command {
     const char *name;
@@ -136,30 +136,22 @@ static bool conf_open(struct ctl *ctl)
     return e == ERR_OK;
 }
 
-/* 1: read, 0: none wanted, -1: not readable. */
-static int key_read(const char *path, char *dst)
+/* *key stays NULL where none is wanted. */
+static bool key_read(const char *path, char **key)
 {
-    FILE *f;
-    size_t len;
+    struct buf note = {0};
+    bool ok = path == NULL || *path == '\0' || secret_key_read(path, key, &note) == ERR_OK;
 
-    if (path == NULL || *path == '\0')
-        return 0;
-    f = fopen(path, "re");
-    if (f == NULL) {
-        fprintf(stderr, "slipctl: %s: %m\n", path);
-        return -1;
-    }
-    len = fread(dst, 1, KEY_MAX - 1, f);
-    fclose(f);
-    dst[len] = '\0';
-    dst[strcspn(dst, "\r\n")] = '\0';
-    return 1;
+    if (!ok)
+        fprintf(stderr, "slipctl: %s\n", buf_cstr(&note));
+    buf_fini(&note);
+    return ok;
 }
 
 bool ctl_open(struct ctl *ctl)
 {
     struct slipstream_options o = {.name = "slipctl", .tenant = ctl->tenant};
-    char scheduler[256], mailbox[256], key[KEY_MAX] = "";
+    char scheduler[256], mailbox[256], *key = NULL;
     bool is_tcp;
     int e;
 
@@ -171,19 +163,18 @@ bool ctl_open(struct ctl *ctl)
     o.mailbox_url =
         ctl->mailbox != NULL ? ctl->mailbox : conf_mailbox_url(ctl->conf, mailbox, sizeof(mailbox));
     is_tcp = strncmp(o.scheduler_url, "ipc", 3) != 0 || strncmp(o.mailbox_url, "ipc", 3) != 0;
-    e = key_read(ctl->key_file != NULL ? ctl->key_file
-                 : is_tcp              ? ctl->conf->common.rpc_key_file
-                                       : NULL,
-                 key);
-    if (e < 0)
+    if (!key_read(ctl->key_file != NULL ? ctl->key_file
+                  : is_tcp              ? ctl->conf->common.rpc_key_file
+                                        : NULL,
+                  &key))
         return false;
-    o.key = e > 0 ? key : NULL;
+    o.key = key;
     o.tls_ca_file =
         ctl->conf->common.rpc_tls_ca_file[0] != '\0' ? ctl->conf->common.rpc_tls_ca_file : NULL;
     o.allow_plain_tcp = ctl->conf->common.insecure;
     o.timeout_ms = ctl->timeout_ms;
     e = slipstream_open(&o, &ctl->s);
-    explicit_bzero(key, sizeof(key));
+    secret_free(key);
     if (e != 0)
         fprintf(stderr, "slipctl: an address must begin with ipc://, tcp:// or tls+tcp://\n");
     return e == 0;

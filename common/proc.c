@@ -198,13 +198,3 @@ uint64_t proc_random(void)
         must(getrandom(&bits, sizeof(bits), 0) == (ssize_t)sizeof(bits));
     return bits;
 }
-
-const char *proc_secret_path(const char *name, struct proc_path *path)
-{
-    const char *folder = getenv("CREDENTIALS_DIRECTORY");
-
-    if (folder == NULL || strchr(name, '/') != NULL ||
-        snprintf(path->text, sizeof(path->text), "%s/%s", folder, name) >= (int)sizeof(path->text))
-        return name;
-    return path->text;
-}

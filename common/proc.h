@@ -33,11 +33,5 @@ void proc_stopping(const char *status);
 void proc_reloading(void);  /* RELOADING=1 with MONOTONIC_USEC; proc_ready() afterwards */
 void proc_alive(void);      /* WATCHDOG=1, at most every 500 ms; call from the loop */
 uint64_t proc_random(void); /* 64 random bits, never 0 */
-/* Where the secret of a setting lies: a name without slash is a systemd credential where the unit
- * has any. Points into text or at name. */
-struct proc_path {
-    char text[512];
-};
-const char *proc_secret_path(const char *name, struct proc_path *path);
 
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/must.h"
+#include "common/secret.h"
 #include "common/rpc_nng_shared.h"
 
 /*
@@ -27,7 +28,6 @@
 #define RECEIVED_BYTES_MAX (8u << 20)
 #define CLOSE_TIMEOUT_S 2
 #define CLOSE_QUIET_MS 20 /* for what the other side had sent already, see (2) */
-#define PEM_BYTES_MAX (256u << 10)
 
 sigset_t nngx_signals_block(void)
 {
@@ -110,34 +110,19 @@ int nngx_set_options(nng_socket socket)
     return rv;
 }
 
-static char *pem_read(const char *path)
-{
-    FILE *f = fopen(path, "re");
-    char *text = NULL;
-    size_t n;
-
-    if (f == NULL)
-        return NULL;
-    text = malloc(PEM_BYTES_MAX);
-    must(text != NULL);
-    n = fread(text, 1, PEM_BYTES_MAX - 1, f);
-    text[n] = '\0';
-    fclose(f);
-    return text;
-}
-
+/* Who configured the files is told by "no files"; --check says which and why. */
 static int tls_add_own_cert(nng_tls_config *tls, const struct nng_security *sec)
 {
-    char *cert = pem_read(sec->cert_file);
-    char *key = sec->key_file != NULL ? pem_read(sec->key_file) : NULL;
+    char *cert = NULL, *key = NULL;
+    struct buf note = {0};
     int rv = NNG_ENOFILES;
 
-    if (cert != NULL && key != NULL)
+    if (sec->key_file != NULL && secret_file_read(sec->cert_file, &cert, &note) == ERR_OK &&
+        secret_file_read(sec->key_file, &key, &note) == ERR_OK)
         rv = nng_tls_config_own_cert(tls, cert, key, NULL);
-    if (key != NULL)
-        explicit_bzero(key, PEM_BYTES_MAX);
-    free(cert);
-    free(key);
+    buf_fini(&note);
+    secret_free(cert);
+    secret_free(key);
     return rv;
 }
 

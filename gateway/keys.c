@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/keys.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +9,8 @@
 #include <openssl/sha.h>
 
 #include "common/log.h"
-#include "common/proc.h"
+#include "common/must.h"
+#include "common/secret.h"
 #include "gateway/request.h"
 
 struct gw_key {
@@ -22,53 +22,40 @@ struct gw_key {
     uint32_t max_requests, active;
 };
 
-char *keys_secret_read(const char *path)
+enum err keys_secret_read(const char *name, char **out)
 {
-    char line[1024], *s = line;
-    struct proc_path at;
-    FILE *f = fopen(proc_secret_path(path, &at), "re");
-    size_t n;
+    struct buf note = {0};
+    enum err e = secret_key_read(name, out, &note);
 
-    if (f == NULL)
-        return NULL;
-    if (fgets(line, sizeof(line), f) == NULL)
-        line[0] = '\0';
-    fclose(f);
-    while (isspace((unsigned char)*s))
-        s++;
-    n = strlen(s);
-    while (n > 0 && isspace((unsigned char)s[n - 1]))
-        s[--n] = '\0';
-    s = n > 0 ? strdup(s) : NULL;
-    OPENSSL_cleanse(line, sizeof(line));
-    return s;
+    if (e != ERR_OK)
+        log_error("key_unreadable", "reason=\"%s\"", buf_cstr(&note));
+    else if (note.len > 0)
+        log_warn("key_exposed", "reason=\"%s\"", buf_cstr(&note));
+    buf_fini(&note);
+    return e;
 }
 
 static enum err key_add(struct gw *gw, const char *file, const char *tenant, const char *engine,
                         uint32_t max_requests)
 {
-    char *secret = keys_secret_read(file);
     struct gw_key *k;
+    char *secret;
+    enum err e = keys_secret_read(file, &secret);
 
-    if (secret == NULL) {
-        log_error("key_unreadable", "file=%s", file);
-        return ERR_CONF;
-    }
+    if (e != ERR_OK)
+        return e;
     gw->keys = realloc(gw->keys, (gw->key_count + 1) * sizeof(*gw->keys));
-    if (gw->keys == NULL)
-        return ERR_NOMEM;
+    must(gw->keys != NULL);
     k = &gw->keys[gw->key_count++];
     memset(k, 0, sizeof(*k));
     SHA256((const unsigned char *)secret, strlen(secret), k->hash);
     snprintf(k->tenant, sizeof(k->tenant), "%s", tenant);
     snprintf(k->engine, sizeof(k->engine), "%s", engine);
     k->max_requests = max_requests;
-    if (engine[0] != '\0') {
+    if (engine[0] != '\0')
         k->secret = secret;
-    } else {
-        OPENSSL_cleanse(secret, strlen(secret));
-        free(secret);
-    }
+    else
+        secret_free(secret);
     return ERR_OK;
 }
 
@@ -95,7 +82,7 @@ void keys_free(struct gw *gw)
     size_t i;
 
     for (i = 0; i < gw->key_count; i++)
-        free(gw->keys[i].secret);
+        secret_free(gw->keys[i].secret);
     free(gw->keys);
     gw->keys = NULL;
     gw->key_count = 0;

@@ -16,8 +16,8 @@ void keys_free(struct gw *gw);
 /* The keys that fresh has loaded take the place of gw's, also for requests that run: what these
  * hold of a key's limit they hold of the same key afterwards. fresh is left without any. */
 void keys_replace(struct gw *gw, struct gw *fresh);
-/* First line of a file without white space around it, to be freed; NULL: unreadable or empty. */
-char *keys_secret_read(const char *path);
+/* secret_key_read(), with what is wrong in the log. */
+enum err keys_secret_read(const char *name, char **out);
 /* Sets r->tenant and r->key from "Authorization: Bearer" or "x-api-key"; ERR_AUTH. Everybody is
  * welcome while no key is configured. */
 enum err keys_check(struct gw_request *r);

@@ -10,14 +10,12 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <openssl/err.h>
-#include <openssl/ssl.h>
-
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
 #include "common/proc.h"
+#include "common/secret.h"
 #include "gateway/client.h"
 #include "gateway/engine_link.h"
 #include "gateway/keys.h"
@@ -26,6 +24,7 @@
 #include "gateway/placement.h"
 #include "gateway/request.h"
 #include "gateway/routes.h"
+#include "gateway/tls.h"
 #include "gateway/worker.h"
 
 #define EXIT_UNAVAILABLE 69
@@ -188,28 +187,17 @@ static void signals_open(struct gw *gw)
 
 /* ---- set-up ---- */
 
-static SSL_CTX *tls_open(const struct conf_gateway *conf)
+static enum err tls_take(const struct conf_gateway *conf, bool http2, SSL_CTX **out)
 {
-    static const h2o_iovec_t http1_only[] = {{H2O_STRLIT("http/1.1")}, {NULL, 0}};
-    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
-    struct proc_path key;
+    struct buf note = {0};
+    enum err e = tls_open(conf, http2, out, &note);
 
-    if (ctx == NULL)
-        return NULL;
-    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
-    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    if (SSL_CTX_use_certificate_chain_file(ctx, conf->tls_cert_file) != 1 ||
-        SSL_CTX_use_PrivateKey_file(ctx, proc_secret_path(conf->tls_key_file, &key),
-                                    SSL_FILETYPE_PEM) != 1 ||
-        SSL_CTX_check_private_key(ctx) != 1) {
-        log_error("tls_failed", "cert=%s key=%s error=\"%s\"", conf->tls_cert_file,
-                  conf->tls_key_file, ERR_reason_error_string(ERR_peek_last_error()));
-        SSL_CTX_free(ctx);
-        return NULL;
-    }
-    h2o_ssl_register_alpn_protocols(ctx, conf->http2 ? h2o_alpn_protocols : http1_only);
-    return ctx;
+    if (e != ERR_OK)
+        log_error("tls_failed", "reason=\"%s\"", buf_cstr(&note));
+    else if (note.len > 0)
+        log_warn("tls_doubtful", "reason=\"%s\"", buf_cstr(&note));
+    buf_fini(&note);
+    return e;
 }
 
 static enum err server_open(struct gw *gw)
@@ -237,12 +225,7 @@ static enum err server_open(struct gw *gw)
     hosts[2] = admin;
     gw->accept_data = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts};
     gw->accept_admin = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts + 2};
-    if (conf->tls_cert_file[0] != '\0') {
-        gw->accept_data.ssl_ctx = tls_open(conf);
-        if (gw->accept_data.ssl_ctx == NULL)
-            return ERR_CONF;
-    }
-    return ERR_OK;
+    return tls_take(conf, conf->http2, &gw->accept_data.ssl_ctx);
 }
 
 static enum err metrics_open(struct gw *gw)
@@ -326,13 +309,8 @@ static enum err gw_open(struct gw *gw)
         e = access_open(gw);
     if (e == ERR_OK)
         e = keys_load(gw, gw->conf);
-    if (e == ERR_OK && gw->conf->common.rpc_key_file[0] != '\0') {
-        gw->rpc_key = keys_secret_read(gw->conf->common.rpc_key_file);
-        if (gw->rpc_key == NULL) {
-            log_error("key_unreadable", "file=%s", gw->conf->common.rpc_key_file);
-            e = ERR_CONF;
-        }
-    }
+    if (e == ERR_OK && gw->conf->common.rpc_key_file[0] != '\0')
+        e = keys_secret_read(gw->conf->common.rpc_key_file, &gw->rpc_key);
     if (e == ERR_OK)
         e = placement_open(gw);
     if (e == ERR_OK)
@@ -361,7 +339,8 @@ static void gw_close(struct gw *gw)
         h2o_evloop_run(gw->ctx.loop, 0);
     look_fini(gw);
     keys_free(gw);
-    free(gw->rpc_key);
+    secret_free(gw->rpc_key);
+    SSL_CTX_free(gw->accept_data.ssl_ctx);
     fleet_fini(&gw->fleet);
     if (gw->metric_file != NULL)
         metric_close(gw->metric_file);

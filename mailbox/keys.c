@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "mailbox/keys.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "common/must.h"
-#include "common/proc.h"
+#include "common/secret.h"
 
-#define KEY_MAX 512
+#define KEY_MAX (SECRET_KEY_MAX + 1)
 
 struct key {
     char text[KEY_MAX]; /* zero padded */
@@ -24,22 +23,17 @@ struct keys {
 
 static enum err key_read(const char *name, struct key *k, struct buf *error)
 {
-    struct proc_path at;
-    FILE *f = fopen(proc_secret_path(name, &at), "re");
-    size_t len;
+    size_t noted = error->len;
+    char *text;
+    enum err e = secret_key_read(name, &text, error);
 
-    if (f == NULL) {
-        buf_addf(error, "%s: %s", name, strerror(errno));
-        return ERR_CONF;
-    }
-    len = fread(k->text, 1, KEY_MAX - 1, f);
-    fclose(f);
-    while (len > 0 && strchr(" \t\r\n", k->text[len - 1]) != NULL)
-        k->text[--len] = '\0';
-    if (len == 0) {
-        buf_addf(error, "%s: holds no key", name);
-        return ERR_CONF;
-    }
+    if (e != ERR_OK)
+        return e;
+    if (error->len > noted)
+        log_warn("key_exposed", "reason=\"%s\"", buf_cstr(error));
+    error->len = noted;
+    memcpy(k->text, text, strlen(text));
+    secret_free(text);
     return ERR_OK;
 }
 

@@ -9,24 +9,19 @@
 #include <sys/socket.h>
 
 #include "common/must.h"
-#include "common/proc.h"
+#include "common/secret.h"
 
-/* The first line of a file, without its end; empty when there is none. */
+/* Empty when there is none. */
 static void key_read(char *dst, size_t size, const char *path)
 {
-    struct proc_path at;
-    FILE *f;
+    struct buf note = {0};
+    char *key = NULL;
 
     *dst = '\0';
-    if (*path == '\0')
-        return;
-    f = fopen(proc_secret_path(path, &at), "re");
-    if (f == NULL)
-        return;
-    if (fgets(dst, (int)size, f) == NULL)
-        *dst = '\0';
-    dst[strcspn(dst, "\r\n")] = '\0';
-    fclose(f);
+    if (*path != '\0' && secret_key_read(path, &key, &note) == ERR_OK)
+        snprintf(dst, size, "%s", key);
+    secret_free(key);
+    buf_fini(&note);
 }
 
 static bool host_split(const char *host_port, char *host, size_t size, char *port, size_t port_size)

@@ -3,6 +3,7 @@
 #define SCHED_FLEET_H
 
 #include "common/conf.h"
+#include "common/secret.h"
 #include "common/shm_layout.h"
 #include "scheduler/core.h"
 
@@ -18,9 +19,9 @@ struct seat {
     char host[128];   /* host:port of the url */
     char address[64]; /* numeric; empty: not known yet, the first probe tells */
     uint32_t port;
-    char url[208]; /* without a slash at the end */
-    char key[256]; /* sent to it; empty: none */
-    int usage;     /* enum conf_usage */
+    char url[208];                /* without a slash at the end */
+    char key[SECRET_KEY_MAX + 1]; /* sent to it; empty: none */
+    int usage;                    /* enum conf_usage */
     bool priority, drain, late_share;
     uint64_t kv_tokens; /* 0: not told */
     struct {            /* where its KV events come from; feeds.c */

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/inbox.h"
+#include "common/secret.h"
 #include "scheduler/scrape.h"
 
 /*
@@ -18,7 +19,7 @@ struct probe_target {
     uint32_t index, generation;
     char health_url[416], models_url[240]; /* models_url empty: nobody needs to ask */
     char metrics_url[416];                 /* empty: none */
-    char key[256];                         /* empty: none */
+    char key[SECRET_KEY_MAX + 1];          /* empty: none */
 };
 
 struct probe_conf {

@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "common/must.h"
 #include "common/proc.h"
+#include "common/secret.h"
 
 struct core_conf settings_core(const struct server *s, const struct conf_scheduler *conf,
                                const struct rules *rules, struct policy_rule *array)
@@ -31,31 +32,26 @@ struct core_conf settings_core(const struct server *s, const struct conf_schedul
     return out;
 }
 
-static char *secret_read(const char *path)
+/* NULL: nobody can show it. */
+static char *key_read(const char *file)
 {
-    char line[512];
-    struct proc_path at;
-    FILE *f = fopen(proc_secret_path(path, &at), "re");
-    char *got = NULL;
+    struct buf note = {0};
+    char *key = NULL;
 
-    if (f != NULL && fgets(line, sizeof(line), f) != NULL) {
-        line[strcspn(line, "\r\n")] = '\0';
-        got = strdup(line);
-        must(got != NULL);
-    }
-    if (f != NULL)
-        fclose(f);
-    if (got == NULL)
-        log_warn("key_unreadable", "file=%s", path);
-    return got;
+    if (secret_key_read(file, &key, &note) != ERR_OK)
+        log_warn("key_unreadable", "reason=\"%s\"", buf_cstr(&note));
+    else if (note.len > 0)
+        log_warn("key_exposed", "reason=\"%s\"", buf_cstr(&note));
+    buf_fini(&note);
+    return key;
 }
 
 void settings_keys_drop(struct server *s)
 {
     for (size_t i = 0; s->keys != NULL && i < s->conf->key_count; i++)
-        free(s->keys[i]);
+        secret_free(s->keys[i]);
     free(s->keys);
-    free(s->peer_key);
+    secret_free(s->peer_key);
     s->keys = NULL;
     s->peer_key = NULL;
 }
@@ -67,9 +63,9 @@ void settings_keys_load(struct server *s)
     s->keys = calloc(conf->key_count + 1, sizeof(*s->keys));
     must(s->keys != NULL);
     for (size_t i = 0; i < conf->key_count; i++)
-        s->keys[i] = secret_read(conf->keys[i].file);
+        s->keys[i] = key_read(conf->keys[i].file);
     if (*conf->common.rpc_key_file != '\0')
-        s->peer_key = secret_read(conf->common.rpc_key_file);
+        s->peer_key = key_read(conf->common.rpc_key_file);
 }
 
 static void policy_tell(struct server *s, const char *was)
