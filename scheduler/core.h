@@ -252,7 +252,7 @@ struct action {
     uint64_t latency_ns; /* ACT_FINISHED, and what the request adds to its workflow's tokens: */
     uint64_t prompt_tokens, cached_tokens, overlap_tokens, duplicate_tokens;
     const char *policy; /* static */
-    uint32_t receipt;   /* ACT_GO: for core_receipt() */
+    uint32_t receipt;   /* ACT_GO, ACT_WAIT: for core_receipt() */
 };
 
 struct actions { /* zeroed is a valid empty one; memory is kept from step to step */

@@ -128,7 +128,10 @@ void explain_action(struct explain *x, const struct core *c, const struct action
         return;
     if (act->type == ACT_WAIT) {
         d->kind = SLIPSTREAM__V1__DECISION_KIND__DECISION_WAIT;
+        d->policy = act->policy;
         d->wait_reason = reason_word(act->reason);
+        d->row_count = 0;
+        rows_take(d, c, core_receipt(c, act->receipt));
         return;
     }
     if (act->type == ACT_NO) {

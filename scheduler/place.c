@@ -22,7 +22,7 @@ static void action_no(struct core *c, const struct query *q, enum err err, uint6
     c->stats.refused[err]++;
 }
 
-static void action_wait(struct core *c, const struct wait *w)
+static void action_wait(struct core *c, const struct wait *w, const struct ask *ask)
 {
     struct action *act = action_add(c, ACT_WAIT);
 
@@ -31,6 +31,7 @@ static void action_wait(struct core *c, const struct wait *w)
     act->workflow = w->workflow->self;
     act->reason = w->reason;
     act->policy = spec_name(&policies_choose(c, &w->query, true)->spec);
+    act->receipt = receipt_add_wait(c, ask, w->reason);
     act->deadline_ns = timer_is_running(&w->deadline) ? w->deadline.at_ns - c->now : 0;
     act->waited_ns = c->now - w->since_ns;
 }
@@ -302,7 +303,7 @@ void query_take(struct core *c, const struct query *q)
         err = wait_make(c, &ask, &choice, &w);
         if (err == ERR_OK) {
             ask.workflow->ending = q->final;
-            action_wait(c, w);
+            action_wait(c, w, &ask);
         }
     }
     if (err != ERR_OK)

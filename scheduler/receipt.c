@@ -68,6 +68,23 @@ uint32_t receipt_add(struct core *c, uint32_t first, const struct lease *l, cons
     return (uint32_t)rs->count++;
 }
 
+uint32_t receipt_add_wait(struct core *c, const struct ask *ask, enum reason reason)
+{
+    struct receipts *rs = &c->receipts;
+    /* Before its group is there nobody has looked at engines. */
+    uint32_t first = reason != REASON_GROUP ? receipt_rows(c, ask) : (uint32_t)rs->row_count;
+
+    rs->items = grown(rs->items, &rs->cap, rs->count + 1, sizeof(*rs->items));
+    rs->items[rs->count] = (struct receipt){.policy = "",
+                                            .reason = reason,
+                                            .why_waited = reason,
+                                            .tokens = ask->tokens,
+                                            .engine = ENGINE_NONE,
+                                            .first = first,
+                                            .count = (uint32_t)rs->row_count - first};
+    return (uint32_t)rs->count++;
+}
+
 const struct receipt *core_receipt(const struct core *c, uint32_t receipt)
 {
     must(receipt < c->receipts.count);
