@@ -115,13 +115,13 @@ static const char *complaint(const struct job *j, enum err e, const struct answe
 {
     uint32_t want = call_of(j)->out * PROMPT_TOKEN_BYTES;
 
-    if (e != ERR_OK)
+    if (a->error[0] != '\0') /* the gateway says why it then cuts the stream off */
+        snprintf(dst, size, "error in the stream: %s", a->error);
+    else if (e != ERR_OK)
         snprintf(dst, size, "%s", err_text(e));
     else if (a->status != 200)
         snprintf(dst, size, "status %u: %.*s", a->status,
                  (int)(a->body.len < 200 ? a->body.len : 200), a->body.len > 0 ? a->body.base : "");
-    else if (a->error[0] != '\0')
-        snprintf(dst, size, "error in the stream: %s", a->error);
     else if (!a->seen_done)
         snprintf(dst, size, "the stream ended without [DONE]");
     else if (!a->has_usage)
