@@ -97,6 +97,20 @@ static void arguments_parse(struct parse *p, int argc, char **argv)
         exit(EX_USAGE);
 }
 
+static void conf_check_more(const struct proc_args *args, struct conf *conf, struct buf *text)
+{
+    struct buf words = {0};
+    enum err e = args->check != NULL ? args->check(conf, &words) : ERR_OK;
+
+    fwrite(words.base, 1, words.len, stderr);
+    buf_fini(&words);
+    if (e != ERR_OK) {
+        conf_free(conf);
+        exit(EX_CONFIG);
+    }
+    buf_adds(text, "configuration ok\n");
+}
+
 static void conf_read(struct parse *p, struct conf **conf)
 {
     struct buf text = {0};
@@ -110,7 +124,7 @@ static void conf_read(struct parse *p, struct conf **conf)
         if (p->print_config)
             conf_print(*conf, &text);
         else
-            buf_adds(&text, "configuration ok\n");
+            conf_check_more(p->args, *conf, &text);
         fwrite(text.base, 1, text.len, stdout);
         conf_free(*conf);
         buf_fini(&text);

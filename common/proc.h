@@ -18,14 +18,17 @@ struct proc_args {
     bool check_only;   /* --check */
     unsigned instance; /* --instance N (gateway only), 1 by default */
     bool has_instance; /* set before the call: the process takes --instance */
+    /* What --check looks at beyond the settings, or NULL: adds lines to words; not ERR_OK: they are
+     * mistakes. */
+    enum err (*check)(const struct conf *conf, struct buf *words);
 };
 
 /*
  * Parses arguments; prints --help / --version / --print-config and exits 0; loads the configuration
  * and on errors prints them, one per line, "file:line: message", and exits 78; with --check prints
- * "configuration ok" and exits 0. Exit code 64: bad arguments. Starts the log. conf belongs to the
- * caller (conf_free). The umask becomes 0027: what a process creates is its own to write, its
- * group's to read.
+ * "configuration ok" and exits 0, or what args->check finds, as for errors. Exit code 64: bad
+ * arguments. Starts the log. conf belongs to the caller (conf_free). The umask becomes 0027: what a
+ * process creates is its own to write, its group's to read.
  */
 void proc_start(struct proc_args *args, int argc, char **argv, struct conf **conf);
 void proc_ready(const char *status); /* READY=1 */

@@ -64,6 +64,7 @@ static void on_sock_close(void *data)
     gw->by_fd[c->fd] = NULL;
     list_remove(&c->node);
     gw->client_count--;
+    SSL_CTX_free(c->tls);
     buf_fini(&c->refusal);
     free(c);
     clients_admit(gw);
@@ -75,7 +76,7 @@ void clients_admit(struct gw *gw)
         listeners_pause(gw, false);
 }
 
-void client_accepted(struct gw *gw, h2o_socket_t *sock)
+void client_accepted(struct gw *gw, h2o_socket_t *sock, SSL_CTX *tls)
 {
     struct client *c = calloc(1, sizeof(*c));
     int fd = h2o_socket_get_fd(sock);
@@ -89,7 +90,9 @@ void client_accepted(struct gw *gw, h2o_socket_t *sock)
         memset(gw->by_fd + gw->by_fd_count, 0, (count - gw->by_fd_count) * sizeof(*gw->by_fd));
         gw->by_fd_count = count;
     }
-    *c = (struct client){.gw = gw, .sock = sock, .fd = fd};
+    *c = (struct client){.gw = gw, .sock = sock, .fd = fd, .tls = tls};
+    if (tls != NULL)
+        SSL_CTX_up_ref(tls);
     c->accepted_ns = c->idle_since_ns = clock_ns();
     gw->by_fd[fd] = c;
     list_push(&gw->clients, &c->node);

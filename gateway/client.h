@@ -31,6 +31,7 @@ struct client {
         first_byte_ns;      /* first_byte: of a head or body that is not complete yet; 0 = none */
     uint64_t refused_ns;    /* told to go; 0: not */
     h2o_socket_cb h2o_read; /* of a refused one: h2o's own, for its end */
+    SSL_CTX *tls;           /* held: h2o borrows it until the first bytes come; NULL: plain */
     struct buf refusal;     /* what it is told; outlives the write */
     int fd;
     bool read_shut;  /* told to go while it was idle */
@@ -39,7 +40,8 @@ struct client {
     bool pipelined;  /* more than one request is here, so reading would not tell that it has left */
 };
 
-void client_accepted(struct gw *gw, h2o_socket_t *sock); /* before h2o_accept() */
+/* Before h2o_accept() with the same tls, which may be NULL. */
+void client_accepted(struct gw *gw, h2o_socket_t *sock, SSL_CTX *tls);
 enum err listeners_open(struct gw *gw);
 void listeners_stop(struct gw *gw); /* accept no more */
 void listeners_pause(struct gw *gw, bool pause);

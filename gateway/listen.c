@@ -55,7 +55,7 @@ static void on_acceptable(h2o_socket_t *sock, const char *err)
                 accept_failed(l->gw);
             return;
         }
-        client_accepted(l->gw, s);
+        client_accepted(l->gw, s, l->accept->ssl_ctx);
         h2o_accept(l->accept, s);
     }
 }

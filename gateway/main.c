@@ -16,6 +16,7 @@
 #include "common/must.h"
 #include "common/proc.h"
 #include "common/secret.h"
+#include "gateway/check.h"
 #include "gateway/client.h"
 #include "gateway/engine_link.h"
 #include "gateway/keys.h"
@@ -121,20 +122,79 @@ static void drain_begin(struct gw *gw)
     clients_drain(gw);
 }
 
-/* Time limits, budgets and keys change at once; addresses, channels and certificates need a
- * restart. */
+static enum err tls_take(const struct conf_gateway *conf, bool http2, SSL_CTX **out)
+{
+    struct buf note = {0};
+    enum err e = tls_open(conf, http2, out, &note);
+
+    if (e != ERR_OK)
+        log_error("tls_failed", "reason=\"%s\"", buf_cstr(&note));
+    else if (note.len > 0)
+        log_warn("tls_doubtful", "reason=\"%s\"", buf_cstr(&note));
+    buf_fini(&note);
+    return e;
+}
+
+static enum err access_open(const struct conf_gateway *conf, int *fd)
+{
+    const char *path = conf->access_log;
+
+    *fd = -1;
+    if (path[0] == '\0')
+        return ERR_OK;
+    *fd = strcmp(path, "-") == 0 ? dup(STDERR_FILENO)
+                                 : open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+    if (*fd < 0) {
+        log_error("access_log_failed", "file=%s error=\"%s\"", path, strerror(errno));
+        return ERR_CONF;
+    }
+    return ERR_OK;
+}
+
+static void files_close(struct gw *gw)
+{
+    keys_free(gw);
+    SSL_CTX_free(gw->accept_data.ssl_ctx);
+    gw->accept_data.ssl_ctx = NULL;
+    if (gw->access_fd >= 0)
+        close(gw->access_fd);
+    gw->access_fd = -1;
+}
+
+/* What the settings name in files: keys, certificates, the access log. All of it, or nothing. */
+static enum err files_open(struct gw *gw, const struct conf *conf, bool http2)
+{
+    enum err e = keys_load(gw, conf);
+
+    if (e == ERR_OK)
+        e = tls_take(&conf->gateway, http2, &gw->accept_data.ssl_ctx);
+    if (e == ERR_OK)
+        e = access_open(&conf->gateway, &gw->access_fd);
+    if (e != ERR_OK)
+        files_close(gw);
+    return e;
+}
+
+/* Time limits, budgets, keys, certificates and the access log change at once; addresses and
+ * channels need a restart. Connections keep the certificate that they began with. */
 static void conf_take(struct gw *gw, struct conf *fresh)
 {
-    struct gw keys = {.conf = fresh};
+    struct gw next = {.access_fd = -1};
 
-    if (keys_load(&keys, fresh) != ERR_OK) {
-        log_error("reload_refused", "reason=\"a key cannot be read\"");
-        keys_free(&keys);
+    fresh->common.channel = gw->conf->common.channel;
+    fresh->gateway.http2 = gw->conf->gateway.http2;
+    if (files_open(&next, fresh, fresh->gateway.http2) != ERR_OK) {
+        log_error("reload_refused", "reason=\"a file that the settings name cannot be used\"");
         conf_free(fresh);
         return;
     }
-    keys_replace(gw, &keys);
-    fresh->common.channel = gw->conf->common.channel;
+    worker_access_flush(gw);
+    keys_replace(gw, &next);
+    SSL_CTX_free(gw->accept_data.ssl_ctx);
+    if (gw->access_fd >= 0)
+        close(gw->access_fd);
+    gw->accept_data.ssl_ctx = next.accept_data.ssl_ctx;
+    gw->access_fd = next.access_fd;
     log_set_level((enum log_level)fresh->common.log_level);
     conf_free(gw->conf);
     gw->conf = fresh;
@@ -187,19 +247,6 @@ static void signals_open(struct gw *gw)
 
 /* ---- set-up ---- */
 
-static enum err tls_take(const struct conf_gateway *conf, bool http2, SSL_CTX **out)
-{
-    struct buf note = {0};
-    enum err e = tls_open(conf, http2, out, &note);
-
-    if (e != ERR_OK)
-        log_error("tls_failed", "reason=\"%s\"", buf_cstr(&note));
-    else if (note.len > 0)
-        log_warn("tls_doubtful", "reason=\"%s\"", buf_cstr(&note));
-    buf_fini(&note);
-    return e;
-}
-
 static enum err server_open(struct gw *gw)
 {
     const struct conf_gateway *conf = &gw->conf->gateway;
@@ -225,7 +272,7 @@ static enum err server_open(struct gw *gw)
     hosts[2] = admin;
     gw->accept_data = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts};
     gw->accept_admin = (h2o_accept_ctx_t){.ctx = &gw->ctx, .hosts = hosts + 2};
-    return tls_take(conf, conf->http2, &gw->accept_data.ssl_ctx);
+    return ERR_OK;
 }
 
 static enum err metrics_open(struct gw *gw)
@@ -259,23 +306,6 @@ static void malloc_tune(void)
         SIZE_MAX; /* never to a file in the temporary folder */
 }
 
-static enum err access_open(struct gw *gw)
-{
-    const char *path = gw->conf->gateway.access_log;
-
-    gw->access_fd = -1;
-    if (path[0] == '\0')
-        return ERR_OK;
-    gw->access_fd = strcmp(path, "-") == 0
-                        ? dup(STDERR_FILENO)
-                        : open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
-    if (gw->access_fd < 0) {
-        log_error("access_log_failed", "file=%s error=\"%s\"", path, strerror(errno));
-        return ERR_CONF;
-    }
-    return ERR_OK;
-}
-
 static enum err gw_open(struct gw *gw)
 {
     char url[256];
@@ -306,9 +336,7 @@ static enum err gw_open(struct gw *gw)
     }
     e = engine_pools_init(gw);
     if (e == ERR_OK)
-        e = access_open(gw);
-    if (e == ERR_OK)
-        e = keys_load(gw, gw->conf);
+        e = files_open(gw, gw->conf, gw->conf->gateway.http2);
     if (e == ERR_OK && gw->conf->common.rpc_key_file[0] != '\0')
         e = keys_secret_read(gw->conf->common.rpc_key_file, &gw->rpc_key);
     if (e == ERR_OK)
@@ -338,9 +366,8 @@ static void gw_close(struct gw *gw)
     if (gw->ctx.loop != NULL)
         h2o_evloop_run(gw->ctx.loop, 0);
     look_fini(gw);
-    keys_free(gw);
+    files_close(gw);
     secret_free(gw->rpc_key);
-    SSL_CTX_free(gw->accept_data.ssl_ctx);
     fleet_fini(&gw->fleet);
     if (gw->metric_file != NULL)
         metric_close(gw->metric_file);
@@ -358,8 +385,9 @@ int main(int argc, char **argv)
     struct proc_args args = {
         .name = "slipstream-gateway",
         .summary = "One worker of the Slipstream gateway: HTTP in, inference engines out.",
-        .has_instance = true};
-    static struct gw gw;
+        .has_instance = true,
+        .check = check_files};
+    static struct gw gw = {.access_fd = -1};
     enum err e;
     int status = 0;
 

@@ -54,7 +54,7 @@ void worker_status_count(struct gw *gw, unsigned status)
     metric_add(gw->m_status[status], 1);
 }
 
-static void access_flush(struct gw *gw)
+void worker_access_flush(struct gw *gw)
 {
     if (gw->access.len > 0 && gw->access_fd >= 0) {
         if (write(gw->access_fd, gw->access.base, gw->access.len) < 0)
@@ -76,7 +76,7 @@ static void on_sweep(struct timer *t)
     else
         clients_admit(gw);
     fleet_refresh(&gw->fleet, now);
-    access_flush(gw);
+    worker_access_flush(gw);
     metric_set(gw->m[GW_M_connections], gw->client_count);
     metric_set(gw->m[GW_M_body_bytes], (double)(gw->body_bytes + gw->coming_bytes));
     metric_beat(gw->metric_file);
@@ -170,10 +170,10 @@ bool worker_run(struct gw *gw)
         if (gw->mailbox != NULL)
             rpc_client_flush(gw->mailbox);
         if (gw->access.len >= ACCESS_FLUSH_BYTES)
-            access_flush(gw);
+            worker_access_flush(gw);
         if (gw->scheduler != NULL && rpc_client_is_looking(gw->scheduler))
             worker_look_soon(gw);
     }
-    access_flush(gw);
+    worker_access_flush(gw);
     return true;
 }

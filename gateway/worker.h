@@ -95,6 +95,7 @@ double worker_model_seconds(const struct gw *gw, uint64_t ns);
 
 /* Requests on gw->ready get their turn when everything that is readable now has been read. */
 void worker_dispatch_soon(struct gw *gw);
+void worker_access_flush(struct gw *gw); /* to the file, or forgotten */
 void worker_count(struct gw *gw, enum gw_metric row, double v);
 void worker_error_count(struct gw *gw, enum err e); /* an error answer of our own */
 void worker_status_count(struct gw *gw, unsigned status);
