@@ -193,3 +193,20 @@ def test_check_reads_every_key(tmp_path):
         f"{gone}: No such file or directory", f"{empty}: holds no key in its first line", f"{open_}: everybody may write it",
         f"{tmp_path}: no regular file"]
     assert check(tmp_path, {"keys": [{"file": "first"}]}) == (0, "first: a credential of the unit, not checked\n")
+
+
+# ---- half-closed connections ----
+
+@pytest.mark.asan_ok
+def test_a_client_that_closes_its_half_counts_as_gone():
+    """As with nginx: a program that is gone looks the same until something is written to it."""
+    with re_.RawEngine("raw") as engine, Fleet(engines=[engine], workers=1, with_mailbox=False) as f:
+        engine.script(re_.hang)
+        with RawClient(f.port) as c:
+            c.request("POST", PATH, chat("raw"))
+            engine.wait_request()
+            c.sock.shutdown(socket.SHUT_WR)
+            wait_until("it counts as gone", 5,
+                       lambda: f.metrics().sum("slipstream_gateway_requests_total", status="499") == 1)
+        assert f.chat("the next one").status == 200
+        assert rawhttp.get(f.admin_port, "/ready").status == 200
