@@ -59,6 +59,15 @@ static enum err rule_set(struct rules *r, const struct rule_change *change)
     return ERR_OK;
 }
 
+/* It is shown to people: nothing that a terminal takes for an order. */
+static bool is_printable(const char *s)
+{
+    for (; *s != '\0'; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return false;
+    return true;
+}
+
 enum err rules_change(struct rules *r, const struct rule_change *change, char *why, size_t size)
 {
     bool is_rule = *change->model != '\0' || *change->route != '\0';
@@ -67,6 +76,10 @@ enum err rules_change(struct rules *r, const struct rule_change *change, char *w
     *why = '\0';
     if (change->remove)
         return rule_remove(r, change);
+    if (!is_printable(change->model) || !is_printable(change->route)) {
+        snprintf(why, size, "control characters are in no model's and no route's name");
+        return ERR_VALUE;
+    }
     if (spec_parse(change->policy, &spec, why, size) != ERR_OK)
         return ERR_VALUE;
     if (is_rule)

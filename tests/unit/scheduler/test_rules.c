@@ -86,6 +86,17 @@ static void bad_policy_is_refused_in_words_and_changes_nothing(void **state)
     assert_memory_equal(&r, &before, sizeof(r));
 }
 
+static void names_with_control_characters_are_refused(void **state)
+{
+    struct rules r = fresh("");
+
+    (void)state;
+    assert_int_equal(change(&r, "m\x1b[2J", "", "least"), ERR_VALUE);
+    assert_int_equal(change(&r, "", "\x7f", "least"), ERR_VALUE);
+    assert_int_equal(r.count, 0);
+    assert_int_equal(change(&r, "\xc3\xbc", "", "least"), ERR_OK);
+}
+
 static void rules_are_bounded(void **state)
 {
     struct rules r = fresh("");
@@ -109,6 +120,7 @@ int main(void)
         cmocka_unit_test(settings_are_what_is_in_force_at_first),
         cmocka_unit_test(change_replaces_adds_and_removes_one_rule),
         cmocka_unit_test(bad_policy_is_refused_in_words_and_changes_nothing),
+        cmocka_unit_test(names_with_control_characters_are_refused),
         cmocka_unit_test(rules_are_bounded),
     };
 
