@@ -46,6 +46,8 @@ void flow_open(struct core *c, struct workflow *w)
 
 static void claims_move(struct core *c, struct workflow *w, bool in)
 {
+    uint64_t all = 0;
+
     if (foot_total(&w->flow.foot) == 0)
         return;
     set_for(i, &c->fleet.used)
@@ -55,14 +57,23 @@ static void claims_move(struct core *c, struct workflow *w, bool in)
 
         must(in || e->claims >= units);
         e->claims += in ? units : -units;
+        all += units;
     }
+    tenant_claim(c, w, all, in);
 }
 
 void flow_set_state(struct core *c, struct workflow *w, enum flow_state state)
 {
-    if ((w->flow.state == FLOW_LIVE) != (state == FLOW_LIVE))
-        claims_move(c, w, state == FLOW_LIVE);
+    bool was = w->flow.state == FLOW_LIVE, is = state == FLOW_LIVE;
+
+    if (was && !is)
+        claims_move(c, w, false);
     w->flow.state = state;
+    tenant_update(c, w);
+    if (is && !was) {
+        tenant_served(c, w);
+        claims_move(c, w, true);
+    }
     flow_busy(w); /* rents and lapsed are by state */
 }
 
@@ -74,8 +85,10 @@ void flow_add(struct core *c, struct workflow *w, const struct engine *e, const 
     if (n == 0)
         return;
     units = (uint64_t)foot_add(c->view.prefix, &w->flow.foot, e->index, d, n) * w->flow.bias;
-    if (w->flow.state == FLOW_LIVE)
-        c->fleet.engines[e->index].claims += units;
+    if (w->flow.state != FLOW_LIVE)
+        return;
+    c->fleet.engines[e->index].claims += units;
+    tenant_claim(c, w, units, true);
 }
 
 void flow_drop(struct core *c, struct workflow *w, const struct engine *e)
@@ -87,6 +100,7 @@ void flow_drop(struct core *c, struct workflow *w, const struct engine *e)
     if (w->flow.state == FLOW_LIVE) {
         must(e->claims >= units);
         c->fleet.engines[e->index].claims -= units;
+        tenant_claim(c, w, units, false);
     }
     foot_drop(c->view.prefix, &w->flow.foot, e->index);
 }

@@ -265,7 +265,7 @@ static void credit_accrue(struct core *c, const struct brain_fleet *f, const str
 
 static uint32_t failures_max(const struct core *c)
 {
-    uint32_t lines = c->waits.used_line_count, max = lines > 0 ? FAILURES_ALL / lines : 0;
+    uint32_t lines = c->waits.lines.used_count, max = lines > 0 ? FAILURES_ALL / lines : 0;
 
     return max > FAILURES_MAX ? FAILURES_MAX : max < FAILURES_MIN ? FAILURES_MIN : max;
 }
@@ -278,16 +278,16 @@ static void try_all(struct core *c)
     bool tried = false;
 
     list_init(&failed);
-    while ((w = waits_take(&c->waits, max)) != NULL) {
+    while ((w = lines_take(&c->waits.lines, max)) != NULL) {
         tried |= w->self == c->brain.turn;
         if (!wait_try(c, w))
-            waits_failed(&c->waits, w, &failed);
+            line_failed(&c->waits.lines, w, &failed);
     }
     w = tried ? NULL : pool_find(&c->waits.pool, c->brain.turn);
     if (w != NULL)
         wait_try(c, w);
     while ((at = list_take(&failed)) != NULL)
-        waits_put(&c->waits, container_of(at, struct wait, of_failed));
+        line_put(&c->waits.lines, container_of(at, struct wait, of_failed));
 }
 
 void brain_drain(struct core *c)

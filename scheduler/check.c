@@ -126,30 +126,22 @@ static void check_stays(const struct core *c, uint32_t stays[ENGINES_MAX])
 static uint32_t check_waits(const struct core *c)
 {
     const struct waits *ws = &c->waits;
-    uint32_t count = 0, grouped = 0, in_line = 0, deadlines = c->groups.pool.used;
+    uint32_t count = 0, grouped = 0, deadlines = c->groups.pool.used;
 
-    for (uint32_t k = 0; k < ws->used_line_count; k++) {
-        const struct wait_line *l = &ws->lines[ws->used_lines[k]];
-
-        must(l->used_at == k && l->count > 0 && l->failures == 0);
-        in_line += l->count;
-        for (uint32_t i = 0; i < l->count; i++)
-            must(l->heap[i]->pos == i + 1 && l->heap[i]->line == ws->used_lines[k]);
-    }
-    must(in_line == ws->count);
+    lines_check(c);
     for (uint32_t i = 0; i < c->conf.max_workers; i++)
         list_for(pos, &c->workers[i].waits)
         {
             const struct wait *w = container_of(pos, struct wait, of_worker);
 
             must(c->workers[i].known && w->query.worker == i);
-            must((w->group == NULL) == (w->pos > 0));
+            must((w->group == NULL) == w->in_line);
             must((w->group == NULL) == timer_is_running(&w->since));
             grouped += w->group != NULL;
             deadlines += timer_is_running(&w->deadline);
             count++;
         }
-    must(count == ws->count + grouped && ws->count == ws->by_age.len);
+    must(count == ws->lines.waiting + grouped && ws->lines.waiting == ws->by_age.len);
     must(count == ws->pool.used && grouped >= c->groups.pool.used);
     must(count == ws->index.used && count == c->stats.waiting);
     return deadlines;

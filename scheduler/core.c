@@ -129,7 +129,7 @@ static void tables_init(struct core *c)
     list_init(&c->idle);
     timers_init(&c->timers);
     chains_init(&c->chains);
-    waits_init(&c->waits, conf->max_leases);
+    waits_init(&c->waits, conf->max_leases, conf->max_workflows);
     groups_init(&c->groups, conf->max_leases);
     c->workers = calloc(conf->max_workers, sizeof(*c->workers));
     must(c->workers != NULL);

@@ -181,9 +181,9 @@ void policies_drain(struct core *c)
     policies_tell(c, drain);
     if (drains)
         return;
-    while ((w = waits_take(&c->waits, 1)) != NULL)
+    while ((w = lines_take(&c->waits.lines, 1)) != NULL)
         if (!wait_try(c, w)) { /* no room for another lease */
-            waits_put(&c->waits, w);
+            line_put(&c->waits.lines, w);
             return;
         }
 }

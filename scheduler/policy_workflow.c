@@ -48,6 +48,7 @@ static void workflow_opened(struct core *c, const struct policy_spec *spec)
         list_for(pos, &c->by_age) flow_open(c, container_of(pos, struct workflow, by_age));
     }
     b->opt = options_of(spec);
+    lines_set_share(&c->waits.lines, spec_number(spec, "share") > 0);
     if (b->opt.gate > 0)
         b->gate = b->opt.gate;
     c->view.approx = strcmp(spec_str(spec, "view", "auto"), "approx") == 0;

@@ -1,131 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scheduler/wait.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/must.h"
 #include "scheduler/state.h"
 
-#define LINE_FIRST 64u
-
-void waits_init(struct waits *ws, uint32_t capacity)
+void waits_init(struct waits *ws, uint32_t capacity, uint32_t workflows)
 {
     *ws = (struct waits){0};
     pool_init(&ws->pool, sizeof(struct wait), capacity);
     table_init(&ws->index, capacity);
-    ws->lines = calloc(MODELS_MAX + 1, sizeof(*ws->lines));
-    ws->used_lines = calloc(MODELS_MAX + 1, sizeof(*ws->used_lines));
-    must(ws->lines != NULL && ws->used_lines != NULL);
+    lines_init(&ws->lines, capacity, workflows);
     timers_init(&ws->by_age);
 }
 
 void waits_fini(struct waits *ws)
 {
     timers_fini(&ws->by_age);
-    for (uint32_t i = 0; i <= MODELS_MAX; i++)
-        free(ws->lines[i].heap);
-    free(ws->lines);
-    free(ws->used_lines);
+    lines_fini(&ws->lines);
     table_fini(&ws->index);
     pool_fini(&ws->pool);
-}
-
-/* ---- the line ---- */
-
-static bool is_before(const struct wait *a, const struct wait *b)
-{
-    if (a->query.class != b->query.class)
-        return a->query.class < b->query.class;
-    if (a->start_ns != b->start_ns)
-        return a->start_ns < b->start_ns;
-    if (a->since_ns != b->since_ns)
-        return a->since_ns < b->since_ns;
-    return a->seq < b->seq;
-}
-
-static void heap_set(struct wait_line *l, size_t i, struct wait *w)
-{
-    l->heap[i] = w;
-    w->pos = i + 1;
-}
-
-static void heap_settle(struct wait_line *l, size_t i, struct wait *w)
-{
-    while (i > 0 && is_before(w, l->heap[(i - 1) / 2])) {
-        heap_set(l, i, l->heap[(i - 1) / 2]);
-        i = (i - 1) / 2;
-    }
-    for (;;) {
-        size_t next = 2 * i + 1;
-
-        if (next + 1 < l->count && is_before(l->heap[next + 1], l->heap[next]))
-            next++;
-        if (next >= l->count || !is_before(l->heap[next], w))
-            break;
-        heap_set(l, i, l->heap[next]);
-        i = next;
-    }
-    heap_set(l, i, w);
-}
-
-void waits_put(struct waits *ws, struct wait *w)
-{
-    struct wait_line *l = &ws->lines[w->line];
-
-    must(w->pos == 0);
-    l->failures = 0;
-    if (l->count == 0) {
-        l->used_at = ws->used_line_count;
-        ws->used_lines[ws->used_line_count++] = w->line;
-    }
-    if (l->count == l->cap) {
-        l->cap = l->cap > 0 ? l->cap * 2 : LINE_FIRST;
-        l->heap = realloc(l->heap, l->cap * sizeof(struct wait *));
-        must(l->heap != NULL);
-    }
-    ws->count++;
-    heap_settle(l, l->count++, w);
-}
-
-static void heap_remove(struct waits *ws, struct wait *w)
-{
-    struct wait_line *l = &ws->lines[w->line];
-    size_t i = w->pos - 1;
-    struct wait *last = l->heap[--l->count];
-
-    w->pos = 0;
-    ws->count--;
-    if (last != w)
-        heap_settle(l, i, last);
-    if (l->count == 0) {
-        uint32_t moved = ws->used_lines[--ws->used_line_count];
-
-        ws->used_lines[l->used_at] = moved;
-        ws->lines[moved].used_at = l->used_at;
-    }
-}
-
-struct wait *waits_take(struct waits *ws, uint32_t failures_max)
-{
-    struct wait *first = NULL;
-
-    for (uint32_t i = 0; i < ws->used_line_count; i++) {
-        const struct wait_line *l = &ws->lines[ws->used_lines[i]];
-
-        if (l->failures < failures_max && (first == NULL || is_before(l->heap[0], first)))
-            first = l->heap[0];
-    }
-    if (first != NULL)
-        heap_remove(ws, first);
-    return first;
-}
-
-void waits_failed(struct waits *ws, struct wait *w, struct list *failed)
-{
-    ws->lines[w->line].failures++;
-    list_push(failed, &w->of_failed);
 }
 
 struct wait *waits_oldest(const struct waits *ws)
@@ -218,7 +114,8 @@ void wait_line_up(struct core *c, struct wait *w)
 {
     w->since.fire = never;
     timer_start(&c->waits.by_age, &w->since, w->since_ns);
-    waits_put(&c->waits, w);
+    line_join(&c->waits.lines, w,
+              w->workflow != NULL ? w->workflow->tenant : &c->waits.lines.nobody);
 }
 
 enum err wait_make(struct core *c, const struct ask *ask, const struct choice *why,
@@ -248,6 +145,7 @@ enum err wait_make(struct core *c, const struct ask *ask, const struct choice *w
     list_push(&c->workers[q->worker].waits, &w->of_worker);
     list_push(&ask->workflow->waiting, &w->of_workflow);
     ask->workflow->waiting_count++;
+    tenant_update(c, ask->workflow);
     workflow_touch(c, ask->workflow);
     table_add(&c->waits.index, wait_key(q->worker, q->handle), pool_slot_of(self));
     w->deadline.fire = on_deadline;
@@ -274,26 +172,27 @@ void wait_note_refused(struct core *c, struct wait *w, uint64_t retry_ns)
 
 void wait_detach_workflow(struct core *c, struct wait *w)
 {
-    bool in_line = w->pos > 0;
+    bool stood = w->row != NULL, in_line = w->in_line;
 
-    if (in_line)
-        heap_remove(&c->waits, w);
+    line_leave(&c->waits.lines, w);
     list_remove(&w->of_workflow);
     w->workflow->waiting_count--;
+    tenant_update(c, w->workflow);
     w->workflow = NULL;
     w->agent = NULL;
     w->query.class = 0;
     w->start_ns = 0;
-    if (in_line)
-        waits_put(&c->waits, w);
+    if (stood)
+        line_join(&c->waits.lines, w, &c->waits.lines.nobody);
+    if (stood && !in_line)
+        line_take(&c->waits.lines, w);
 }
 
 void wait_drop(struct core *c, struct wait *w)
 {
     struct workflow *of = w->workflow;
 
-    if (w->pos > 0)
-        heap_remove(&c->waits, w);
+    line_leave(&c->waits.lines, w);
     group_leave(c, w);
     timer_stop(&c->waits.by_age, &w->since);
     timer_stop(&c->timers, &w->deadline);
@@ -305,6 +204,7 @@ void wait_drop(struct core *c, struct wait *w)
     if (of != NULL) {
         list_remove(&w->of_workflow);
         of->waiting_count--;
+        tenant_update(c, of);
         workflow_touch(c, of);
     }
     c->stats.waiting--;

@@ -4,6 +4,7 @@
 
 #include "common/pool.h"
 #include "common/timers.h"
+#include "scheduler/line.h"
 #include "scheduler/policy.h"
 #include "scheduler/table.h"
 
@@ -19,8 +20,11 @@ struct wait {
     struct timer deadline, since; /* since: in waits.by_age only, never due */
     struct core *core;
     uint64_t self, seq;
-    size_t pos; /* in its line's heap + 1; 0: taken out while it is tried */
-    uint32_t line;
+    struct row *row;                  /* where it stands; NULL: in no line, it is of a group */
+    struct wait *child, *next, *prev; /* in its row; prev of a first child: its parent */
+    uint32_t line;                    /* its model's */
+    bool in_line;                     /* false: taken out while it is tried, or of a group */
+    bool failed;                      /* tried in vain by the drain under way */
     struct list of_worker, of_workflow, of_group, of_failed;
     struct group *group;       /* waits for its siblings, in no line; NULL: in line */
     bool tried;                /* a policy has held it */
@@ -38,24 +42,15 @@ struct wait {
     uint32_t tokens;    /* of the prompt, estimated then */
 };
 
-struct wait_line {      /* those who want one model */
-    struct wait **heap; /* in the order of trying */
-    uint32_t count, cap, failures;
-    uint32_t used_at; /* in waits.used_lines, unless it is empty */
-};
-
 struct waits {
     struct pool pool;
-    struct table index;      /* by worker and handle */
-    struct wait_line *lines; /* by model */
-    uint32_t *used_lines;    /* that are not empty */
-    uint32_t used_line_count;
-    uint32_t count; /* in lines */
+    struct table index; /* by worker and handle */
+    struct lines lines; /* the order of trying */
     struct timers by_age;
     uint64_t seq;
 };
 
-void waits_init(struct waits *ws, uint32_t capacity);
+void waits_init(struct waits *ws, uint32_t capacity, uint32_t workflows); /* at most */
 void waits_fini(struct waits *ws);
 struct wait *wait_find(struct core *c, uint32_t worker, uint64_t handle); /* or NULL */
 /* ERR_BUSY: full. */
@@ -75,14 +70,6 @@ static inline double wait_tokens(const struct wait *w)
 }
 
 struct wait *waits_oldest(const struct waits *ws); /* NULL: nobody waits */
-/*
- * Takes the first of all lines out of line, for wait_try(); NULL: nobody is left. A line of which
- * so many as failures_max were tried in vain is passed over: those behind them wait for the same.
- */
-struct wait *waits_take(struct waits *ws, uint32_t failures_max);
-void waits_failed(struct waits *ws, struct wait *w, struct list *failed); /* tried in vain */
-void waits_put(struct waits *ws, struct wait *w); /* back in line; forgets its failures */
-
 /* In place.c. Whether it was answered; then it is gone. */
 bool wait_try(struct core *c, struct wait *w);
 void wait_refuse(struct core *c, struct wait *w, enum err err);

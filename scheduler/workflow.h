@@ -69,6 +69,7 @@ struct workflow {
     uint64_t overlap_seq; /* leases up to this one have had company */
     struct list waiting;  /* wait.c: its requests that are held */
     uint32_t waiting_count;
+    struct tenant *tenant; /* line.c: while LIVE or waiting */
     struct latency latency;
     struct flow flow;
     struct marks marks;

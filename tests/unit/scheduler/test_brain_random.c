@@ -70,6 +70,14 @@ static void engine_there(struct world *w, uint32_t i, bool draining)
                                            .draining = draining}});
 }
 
+/* The first half is of the first one, the rest of three others. */
+static struct text tenant_of(uint32_t workflow)
+{
+    static const char *const tenants[] = {"", "t1", "t2", "t3"};
+
+    return text_of(tenants[workflow < WORKFLOWS / 2 ? 0 : 1 + workflow % 3]);
+}
+
 static void talk_grow(struct world *w, struct talk *t)
 {
     uint32_t more = 1 + draw(w, 8);
@@ -100,6 +108,7 @@ static void ask_one(struct world *w)
     snprintf(agent, sizeof(agent), "a%u", call->agent);
     ev.query = (struct query){.worker = call->worker,
                               .handle = n + 1,
+                              .tenant = tenant_of(call->workflow),
                               .workflow = text_of(draw(w, 12) == 0 ? "" : workflow),
                               .agent = text_of(draw(w, 5) == 0 ? "" : agent),
                               .model = text_of("m"),
@@ -179,12 +188,14 @@ static void other_event(struct world *w)
 {
     char workflow[16];
     struct event end = {.type = EV_WF_END};
-    uint32_t worker;
+    uint32_t worker, which;
 
     switch (draw(w, 5)) {
     case 0:
-        snprintf(workflow, sizeof(workflow), "w%u", draw(w, WORKFLOWS));
-        end.workflow = (struct workflow_event){.id = text_of(workflow), .purge = draw(w, 2) == 0};
+        which = draw(w, WORKFLOWS);
+        snprintf(workflow, sizeof(workflow), "w%u", which);
+        end.workflow = (struct workflow_event){
+            .tenant = tenant_of(which), .id = text_of(workflow), .purge = draw(w, 2) == 0};
         step(&w->f, &end);
         break;
     case 1:
@@ -199,13 +210,10 @@ static void other_event(struct world *w)
     default:
         w->f.now += draw(w, 20) * NS_PER_S;
         step(&w->f, &(struct event){.type = EV_TICK});
-        for (uint32_t i = 0; i < w->f.core->waits.used_line_count; i++) {
-            const struct waits *ws = &w->f.core->waits;
-            const struct wait_line *l = &ws->lines[ws->used_lines[i]];
-
-            for (uint32_t n = 0; n < l->count; n++)
-                assert_true(l->heap[n]->deadline.at_ns > w->f.now);
-        }
+        for (size_t i = 0; i < w->f.core->waits.by_age.len; i++)
+            assert_true(
+                container_of(w->f.core->waits.by_age.heap[i], struct wait, since)->deadline.at_ns >
+                w->f.now);
     }
 }
 
