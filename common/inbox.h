@@ -10,7 +10,7 @@
  * The one place where threads meet: many writers, one reader, an eventfd as the bell.
  *
  * A writer hands an item over (it belongs to the reader then) and rings only when the reader
- * sleeps. The reader's loop polls inbox_fd() for reading and calls inbox_take_all(); items come in
+ * sleeps. The reader's loop polls inbox_fd() for reading and calls inbox_run(); items come in
  * the order of their puts.
  */
 struct inbox;

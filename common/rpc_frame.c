@@ -184,12 +184,6 @@ void frame_write_head(uint8_t to[FRAME_HEAD_BYTES], const struct frame_head *hea
     put_fixed(to, head->seq, 8);
 }
 
-size_t frame_call_size(const struct frame_call *call, const ProtobufCMessage *message)
-{
-    return FRAME_CALL_HEAD_MAX +
-           (message != NULL ? protobuf_c_message_get_packed_size(message) : call->len);
-}
-
 void frame_add_call(struct buf *to, const struct frame_call *call, const ProtobufCMessage *message)
 {
     size_t body = message != NULL ? protobuf_c_message_get_packed_size(message) : call->len;

@@ -45,8 +45,6 @@ bool frame_next(struct frame_reader *r, struct frame_call *call);
 void frame_write_head(uint8_t to[FRAME_HEAD_BYTES], const struct frame_head *head);
 /* Appends one call as it stands in a frame. call->body and len are used when message is NULL. */
 void frame_add_call(struct buf *to, const struct frame_call *call, const ProtobufCMessage *message);
-/* Upper bound of what frame_add_call() appends. */
-size_t frame_call_size(const struct frame_call *call, const ProtobufCMessage *message);
 
 /* How many bytes of calls (as frame_add_call() wrote them) fit one frame of at most max bytes,
  * head included. At least one call. */

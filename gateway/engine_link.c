@@ -456,11 +456,6 @@ bool exchange_is_writing(const struct exchange *x)
     return x->link != NULL && x->link->writing;
 }
 
-bool exchange_is_reused(const struct exchange *x)
-{
-    return x->link != NULL && x->link->reused;
-}
-
 void exchange_end(struct exchange *x)
 {
     struct link *l = x->link;

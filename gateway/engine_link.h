@@ -58,7 +58,6 @@ size_t exchange_waiting(const struct exchange *x); /* decoded bytes not taken */
 void exchange_pause(struct exchange *x);           /* back-pressure: stop reading */
 void exchange_resume(struct exchange *x);
 bool exchange_is_writing(const struct exchange *x); /* the request is not written out yet */
-bool exchange_is_reused(const struct exchange *x);
 /* Gives the connection back, or closes it where the answer was not read to its end. Safe to call
  * twice. */
 void exchange_end(struct exchange *x);

@@ -198,10 +198,8 @@ void publish_home(struct publisher *p, const struct core *c, struct workflow *w)
 
     if (w->row == 0)
         w->row = home_row_find(p, w->key_lo);
-    if (w->row == 0) {
-        p->unplaced++;
+    if (w->row == 0)
         return;
-    }
     e = w->home != ENGINE_NONE ? core_engine(c, w->home) : NULL;
     if (e != NULL && e->generation == w->home_generation) {
         h.engine = e->index;

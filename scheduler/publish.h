@@ -17,7 +17,6 @@ struct publisher {
     struct fleet_segment *segment; /* in shm */
     double scale;
     uint64_t wall_base_ms; /* wall clock at monotonic time 0; the shell keeps it */
-    uint64_t unplaced;     /* homes that found no row */
 };
 
 struct predecessor {

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/replay/args.h"
 #include "bench/replay/compare.h"
 #include "bench/replay/dry.h"
 #include "bench/replay/live.h"
@@ -82,43 +83,32 @@ static const struct argp_option ARGS[] = {
     {0},
 };
 
-static double number(const char *s, double min, double max, struct argp_state *state,
-                     const char *name)
-{
-    char *end = NULL;
-    double v = strtod(s, &end);
-
-    if (end == s || *end != '\0' || !(v >= min) || !(v <= max))
-        argp_error(state, "--%s: a number from %g to %g", name, min, max);
-    return v;
-}
-
 static bool parse_number(struct options *o, int key, const char *arg, struct argp_state *state)
 {
     switch (key) {
     case OPT_SESSIONS:
-        o->rule.sessions = (uint32_t)number(arg, 0, 1e6, state, "sessions");
+        o->rule.sessions = (uint32_t)args_number(arg, 0, 1e6, state, "sessions");
         return true;
     case OPT_MAX_STEPS:
-        o->rule.max_steps = (uint32_t)number(arg, 0, 1e6, state, "max-steps");
+        o->rule.max_steps = (uint32_t)args_number(arg, 0, 1e6, state, "max-steps");
         return true;
     case OPT_SEED:
-        o->rule.seed = (uint32_t)number(arg, 0, 4294967295.0, state, "seed");
+        o->rule.seed = (uint32_t)args_number(arg, 0, 4294967295.0, state, "seed");
         return true;
     case OPT_USERS:
-        o->live.rule.users = (uint32_t)number(arg, 0, 1e6, state, "users");
+        o->live.rule.users = (uint32_t)args_number(arg, 0, 1e6, state, "users");
         return true;
     case OPT_GAP_CAP:
-        o->live.rule.gap_cap = number(arg, 0, 1e9, state, "gap-cap");
+        o->live.rule.gap_cap = args_number(arg, 0, 1e9, state, "gap-cap");
         return true;
     case OPT_STAGGER:
-        o->live.rule.stagger = number(arg, 0, 1e9, state, "stagger");
+        o->live.rule.stagger = args_number(arg, 0, 1e9, state, "stagger");
         return true;
     case OPT_TIME_SCALE:
-        o->live.time_scale = number(arg, .001, 1000, state, "time-scale");
+        o->live.time_scale = args_number(arg, .001, 1000, state, "time-scale");
         return true;
     case OPT_TIMEOUT:
-        o->live.timeout_ms = (uint32_t)(1000 * number(arg, .001, 86400, state, "timeout"));
+        o->live.timeout_ms = (uint32_t)(1000 * args_number(arg, .001, 86400, state, "timeout"));
         return true;
     default:
         return false;

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/replay/args.h"
 #include "bench/sim/patterns.h"
 #include "bench/sim/sim_report.h"
 #include "common/buf.h"
@@ -56,9 +57,8 @@ static const struct argp_option ARGS[] = {
     {"trace", OPT_TRACE, "FILE", 0,
      "JSON lines, gzip or plain; one with its own launch order is replayed as it is", 1},
     {"synth", OPT_SYNTH, "NAME[:K=V,...]", 0,
-     "mapreduce, pipeline, debate, chat, supervisor, tree, mix or fanout; --help-synth of none: "
-     "see "
-     "the documentation for their options",
+     "mapreduce, pipeline, debate, chat, supervisor, tree, mix or fanout; --synth help: their "
+     "options",
      1},
     {"limit", OPT_LIMIT, "N", 0, "workflows (open traces: calls) to replay; 0: all (200)", 1},
     {"max-steps", OPT_MAX_STEPS, "N", 0, "only the first N calls of each workflow; 0: all", 1},
@@ -87,43 +87,32 @@ static const struct argp_option ARGS[] = {
     {0},
 };
 
-static double number(const char *s, double min, double max, struct argp_state *state,
-                     const char *name)
-{
-    char *end = NULL;
-    double v = strtod(s, &end);
-
-    if (end == s || *end != '\0' || !(v >= min) || !(v <= max))
-        argp_error(state, "--%s: a number from %g to %g", name, min, max);
-    return v;
-}
-
 static bool parse_workload(struct options *o, int key, const char *arg, struct argp_state *state)
 {
     switch (key) {
     case OPT_LIMIT:
-        o->rule.sessions = (uint32_t)number(arg, 0, 1e6, state, "limit");
+        o->rule.sessions = (uint32_t)args_number(arg, 0, 1e6, state, "limit");
         return true;
     case OPT_MAX_STEPS:
-        o->rule.max_steps = (uint32_t)number(arg, 0, 1e6, state, "max-steps");
+        o->rule.max_steps = (uint32_t)args_number(arg, 0, 1e6, state, "max-steps");
         return true;
     case OPT_USERS:
-        o->conf.flow.users = (uint32_t)number(arg, 0, 1e6, state, "users");
+        o->conf.flow.users = (uint32_t)args_number(arg, 0, 1e6, state, "users");
         return true;
     case OPT_RATE:
-        o->rule.rate = number(arg, 1e-6, 1e6, state, "rate");
+        o->rule.rate = args_number(arg, 1e-6, 1e6, state, "rate");
         return true;
     case OPT_STAGGER:
-        o->conf.flow.stagger = number(arg, 0, 1e6, state, "stagger");
+        o->conf.flow.stagger = args_number(arg, 0, 1e6, state, "stagger");
         return true;
     case OPT_SPEED:
-        o->conf.flow.speed = number(arg, 1e-6, 1e6, state, "speed");
+        o->conf.flow.speed = args_number(arg, 1e-6, 1e6, state, "speed");
         return true;
     case OPT_GAP_CAP:
-        o->conf.flow.gap_cap = number(arg, 0, 1e9, state, "gap-cap");
+        o->conf.flow.gap_cap = args_number(arg, 0, 1e9, state, "gap-cap");
         return true;
     case OPT_SEED:
-        o->rule.seed = (uint32_t)number(arg, 0, 4294967295.0, state, "seed");
+        o->rule.seed = (uint32_t)args_number(arg, 0, 4294967295.0, state, "seed");
         return true;
     default:
         return false;
@@ -136,22 +125,22 @@ static bool parse_engines(struct options *o, int key, const char *arg, struct ar
 
     switch (key) {
     case OPT_ENGINES:
-        f->engines = (uint32_t)number(arg, 1, 256, state, "engines");
+        f->engines = (uint32_t)args_number(arg, 1, 256, state, "engines");
         return true;
     case OPT_CACHE:
-        f->cache_tokens = (uint64_t)number(arg, 0, 1e10, state, "cache");
+        f->cache_tokens = (uint64_t)args_number(arg, 0, 1e10, state, "cache");
         return true;
     case OPT_HOST:
-        f->host_tokens = (uint64_t)number(arg, 0, 1e10, state, "host");
+        f->host_tokens = (uint64_t)args_number(arg, 0, 1e10, state, "host");
         return true;
     case OPT_BUDGET:
-        f->budget = (uint32_t)number(arg, 1, 1e6, state, "budget");
+        f->budget = (uint32_t)args_number(arg, 1, 1e6, state, "budget");
         return true;
     case OPT_MAXSEQ:
-        f->maxseq = (uint32_t)number(arg, 1, 65536, state, "maxseq");
+        f->maxseq = (uint32_t)args_number(arg, 1, 65536, state, "maxseq");
         return true;
     case OPT_LAG:
-        o->conf.lag = number(arg, 0, 1e6, state, "lag");
+        o->conf.lag = args_number(arg, 0, 1e6, state, "lag");
         return true;
     default:
         return false;

@@ -204,11 +204,6 @@ uint64_t sim_fleet_computed(const struct sim_fleet *f)
     return sum;
 }
 
-bool sim_fleet_has(const struct sim_fleet *f, uint32_t engine, uint64_t id)
-{
-    return engine_has(f->machines[engine].engine, id);
-}
-
 void sim_fleet_forget(struct sim_fleet *f, uint64_t id)
 {
     for (uint32_t i = 0; i < f->conf.engines; i++)

@@ -68,7 +68,6 @@ void sim_fleet_step(struct sim_fleet *f, uint32_t engine, double now);
 void sim_fleet_load(const struct sim_fleet *f, uint32_t engine, struct sim_load *out);
 struct sim_time_model sim_fleet_time_model(const struct sim_fleet *f);
 uint64_t sim_fleet_computed(const struct sim_fleet *f); /* prompt tokens prefilled, all engines */
-bool sim_fleet_has(const struct sim_fleet *f, uint32_t engine, uint64_t id); /* in any tier */
 /* Drops a block from the first tier of every engine where no request holds it. */
 void sim_fleet_forget(struct sim_fleet *f, uint64_t id);
 bool sim_fleet_is_clean(const struct sim_fleet *f); /* nobody runs or holds anything */
