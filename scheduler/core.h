@@ -17,7 +17,7 @@
  *
  * Time is model time: nanoseconds of CLOCK_MONOTONIC times the time scale, which only the shell
  * knows. Strings and arrays of an event are borrowed for the call; ids have been checked by the
- * shell (at most ID_MAX bytes, TENANT_MAX and MODEL_MAX alike). One thread.
+ * shell (at most ID_MAX bytes, TENANT_MAX alike). One thread.
  */
 #define ENGINES_MAX 256u
 #define ENGINE_NONE UINT32_MAX

@@ -98,6 +98,8 @@ static enum err ask_fill(struct core *c, const struct query *q, struct ask *ask)
     struct fleet *f = &c->fleet;
     struct engine_set serves, open;
 
+    if (q->model.len > MODEL_MAX) /* no engine is asked for one, known or not */
+        return ERR_MODEL;
     ask_start(c, q, ask);
     if (ask->model != NULL) {
         serves = ask->model->engines;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/unit/scheduler/core_fixture.h"
 
@@ -96,6 +97,32 @@ static void siblings_that_stay_away_do_not_use_up_the_patience_of_those_that_cam
     assert_null(action_of(&f, ACT_NO));
     assert_int_equal(core_stats_get(f.core)->leases, 2);
     assert_int_equal(core_stats_get(f.core)->waiting, 0);
+    fixture_close(&f);
+}
+
+static void a_model_name_that_no_engine_can_have_is_refused_and_never_held(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    char name[MODEL_MAX + 2];
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    memset(name, 'm', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    conf.group_wait_ms = 1000;
+    fixture_open(&f, &conf, 0);
+    step(&f, &(struct event){.type = EV_ENGINE_SET,
+                             .engine = {.index = 0, .generation = 1, .id = text_of("e0")}});
+    q = query_for(&f, "w", name);
+    q.group = text_of("g");
+    step(&f, &(struct event){.type = EV_QUERY, .query = q});
+    assert_non_null(action_of(&f, ACT_NO));
+    assert_int_equal(action_of(&f, ACT_NO)->err, ERR_MODEL);
+    q = query_for(&f, "w", name + 1); /* one that nobody knows yet may be served */
+    q.group = text_of("g");
+    must_wait(&f, &q);
+    core_check(f.core);
     fixture_close(&f);
 }
 
@@ -197,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_for_one_model_do_not_stand_in_the_way_of_another),
         cmocka_unit_test(siblings_that_stay_away_do_not_use_up_the_patience_of_those_that_came),
+        cmocka_unit_test(a_model_name_that_no_engine_can_have_is_refused_and_never_held),
         cmocka_unit_test(absurd_usage_hardly_moves_what_outputs_are_expected),
         cmocka_unit_test(lies_and_changes_of_policy_break_nothing),
     };
