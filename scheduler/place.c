@@ -10,7 +10,8 @@
 
 /* ---- answers ---- */
 
-static void action_no(struct core *c, const struct query *q, enum err err, uint64_t waited_ns)
+static struct action *action_no(struct core *c, const struct query *q, enum err err,
+                                uint64_t waited_ns)
 {
     struct action *act = action_add(c, ACT_NO);
 
@@ -20,6 +21,7 @@ static void action_no(struct core *c, const struct query *q, enum err err, uint6
     act->retry_ns = err_retry_ms(err) > 0 ? (uint64_t)err_retry_ms(err) * NS_PER_MS : 0;
     act->waited_ns = waited_ns;
     c->stats.refused[err]++;
+    return act;
 }
 
 static void action_wait(struct core *c, const struct wait *w, const struct ask *ask)
@@ -382,14 +384,18 @@ bool wait_try(struct core *c, struct wait *w)
     }
     if (w->agent != NULL)
         w->agent->refused_until_ms = 0;
+    wait_note_admitted(c, w);
     wait_drop(c, w);
     return true;
 }
 
 void wait_refuse(struct core *c, struct wait *w, enum err err)
 {
-    action_no(c, &w->query, err, c->now - w->since_ns);
-    if (err == ERR_GATE_WAIT)
-        wait_note_refused(c, w, (uint64_t)err_retry_ms(err) * NS_PER_MS);
+    struct action *act = action_no(c, &w->query, err, c->now - w->since_ns);
+
+    if (err == ERR_GATE_WAIT) {
+        act->retry_ns = wait_retry_ns(c, w);
+        wait_note_refused(c, w, act->retry_ns);
+    }
     wait_drop(c, w);
 }

@@ -7,6 +7,10 @@
 #include "common/must.h"
 #include "scheduler/state.h"
 
+#define GAP_SHARE 0.1
+#define RETRY_MIN_S 1u
+#define RETRY_MAX_S 60u
+
 void waits_init(struct waits *ws, uint32_t capacity, uint32_t workflows)
 {
     *ws = (struct waits){0};
@@ -112,6 +116,8 @@ static uint64_t since_of(const struct core *c, const struct query *q, uint64_t s
 
 void wait_line_up(struct core *c, struct wait *w)
 {
+    if (c->waits.by_age.len == 0)
+        c->waits.admitted_ns = c->now;
     w->since.fire = never;
     timer_start(&c->waits.by_age, &w->since, w->since_ns);
     line_join(&c->waits.lines, w,
@@ -160,6 +166,37 @@ enum err wait_make(struct core *c, const struct ask *ask, const struct choice *w
     c->stats.waits[why->reason]++;
     *out = w;
     return ERR_OK;
+}
+
+void wait_note_admitted(struct core *c, const struct wait *w)
+{
+    struct waits *ws = &c->waits;
+    double gap = (double)(c->now - ws->admitted_ns) / NS_PER_S;
+
+    if (!w->tried || w->reason != REASON_DOOR)
+        return;
+    ws->gap_s += (ws->gap_s > 0 ? GAP_SHARE : 1) * (gap - ws->gap_s);
+    ws->admitted_ns = c->now;
+}
+
+/* As many as have waited longer go before it, one every gap_s. Who waits is taken to have come
+ * evenly over the longest wait, which spares counting them. */
+uint64_t wait_retry_ns(const struct core *c, const struct wait *w)
+{
+    const struct wait *oldest = waits_oldest(&c->waits);
+    double gap = (double)(c->now - c->waits.admitted_ns) / NS_PER_S, seconds, longest;
+
+    if (oldest == NULL)
+        return RETRY_MIN_S * NS_PER_S;
+    if (c->waits.gap_s > gap)
+        gap = c->waits.gap_s;
+    longest = (double)(c->now - oldest->since_ns);
+    seconds = gap;
+    if (longest > 0 && w->since_ns > oldest->since_ns)
+        seconds += gap * (double)(c->waits.by_age.len - 1) *
+                   (double)(w->since_ns - oldest->since_ns) / longest;
+    seconds = seconds < RETRY_MIN_S ? RETRY_MIN_S : seconds > RETRY_MAX_S ? RETRY_MAX_S : seconds;
+    return (uint64_t)(seconds * NS_PER_S);
 }
 
 void wait_note_refused(struct core *c, struct wait *w, uint64_t retry_ns)

@@ -48,6 +48,8 @@ struct waits {
     struct lines lines; /* the order of trying */
     struct timers by_age;
     uint64_t seq;
+    uint64_t admitted_ns; /* when the door last let one in, or somebody came to an empty line */
+    double gap_s;         /* moving mean of seconds between those let in; 0: none was */
 };
 
 void waits_init(struct waits *ws, uint32_t capacity, uint32_t workflows); /* at most */
@@ -59,6 +61,10 @@ enum err wait_make(struct core *c, const struct ask *ask, const struct choice *w
 void wait_line_up(struct core *c, struct wait *w); /* it is in no line yet */
 /* Gone without an answer. Its workflow may end with it. */
 void wait_drop(struct core *c, struct wait *w);
+/* When it is worth asking again, if its deadline is now: 1 to 60 s. */
+uint64_t wait_retry_ns(const struct core *c, const struct wait *w);
+/* The door lets it in. */
+void wait_note_admitted(struct core *c, const struct wait *w);
 /* Told to come back after retry_ns: its agent keeps its place for twice as long. */
 void wait_note_refused(struct core *c, struct wait *w, uint64_t retry_ns);
 /* Its workflow ends before it: from now on it is a request without one, and the first in line. */

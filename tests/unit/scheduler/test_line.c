@@ -270,6 +270,81 @@ static void more_tenants_than_the_table_has_are_all_served(void **state)
     fixture_close(&f);
 }
 
+static void tick(struct fixture *f)
+{
+    step(f, &(struct event){.type = EV_TICK});
+    core_check(f->core);
+}
+
+static void advice_to_come_back_follows_the_rate_at_which_the_door_lets_in(void **state)
+{
+    static const char *const names[] = {"f0", "f1", "f2", "f3", "f4", "f5"};
+    uint64_t flood[6];
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    one_room_open(&f, "workflow:gate=1:tax=0");
+    serve_by(&f, "a", "v");
+    flood_of(&f, "a", 6, flood);
+    end_by(&f, "a", "v");
+    for (unsigned i = 0; i < 5; i++) { /* one every 4 s */
+        assert_true(let_in(&f) == flood[i]);
+        f.now += 4 * NS_PER_S;
+        assert_int_equal(finish(&f, flood[i], 1000, 0, 10), ERR_OK);
+        end_by(&f, "a", names[i]);
+    }
+    assert_true(let_in(&f) == flood[5]);
+
+    q = query_by(&f, "a", "x"); /* alone in line: the next gap will do */
+    q.wait_ns = NS_PER_S;
+    held(&f, q);
+    f.now += NS_PER_S;
+    tick(&f);
+    assert_int_equal(action_of(&f, ACT_NO)->err, ERR_GATE_WAIT);
+    assert_true(action_of(&f, ACT_NO)->retry_ns > NS_PER_S &&
+                action_of(&f, ACT_NO)->retry_ns <= 4 * NS_PER_S);
+
+    for (unsigned i = 0; i < 5; i++) { /* five others were there before it */
+        hold_by(&f, "a", names[i]);
+        f.now += NS_PER_S / 2;
+    }
+    q = query_by(&f, "a", "y");
+    q.wait_ns = NS_PER_S / 100;
+    held(&f, q);
+    f.now += NS_PER_S / 100;
+    tick(&f);
+    assert_true(action_of(&f, ACT_NO)->retry_ns > 12 * NS_PER_S &&
+                action_of(&f, ACT_NO)->retry_ns < 24 * NS_PER_S);
+    fixture_close(&f);
+}
+
+static void advice_to_come_back_is_between_a_second_and_a_minute(void **state)
+{
+    struct fixture f;
+    struct query q;
+
+    (void)state;
+    one_room_open(&f, "workflow:gate=1:tax=0");
+    stays_busy(&f, "v");
+    q = query_by(&f, "a", "x");
+    q.wait_ns = NS_PER_S / 10;
+    held(&f, q);
+    f.now += NS_PER_S / 10;
+    tick(&f);
+    assert_true(action_of(&f, ACT_NO)->retry_ns == NS_PER_S);
+    q = query_by(&f, "a", "y");
+    q.wait_ns = 300 * NS_PER_S;
+    held(&f, q);
+    f.now += 299 * NS_PER_S;
+    tick(&f);
+    assert_null(action_of(&f, ACT_NO));
+    f.now += NS_PER_S;
+    tick(&f);
+    assert_true(action_of(&f, ACT_NO)->retry_ns == 60 * NS_PER_S); /* nobody is let in */
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -280,6 +355,8 @@ int main(void)
         cmocka_unit_test(nobody_blocks_the_line_with_what_cannot_be_let_in),
         cmocka_unit_test(longest_wait_has_its_turn_however_much_its_tenant_holds),
         cmocka_unit_test(tenant_that_leaves_is_forgotten),
+        cmocka_unit_test(advice_to_come_back_follows_the_rate_at_which_the_door_lets_in),
+        cmocka_unit_test(advice_to_come_back_is_between_a_second_and_a_minute),
         cmocka_unit_test(more_tenants_than_the_table_has_are_all_served),
     };
 
