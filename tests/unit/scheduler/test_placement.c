@@ -67,6 +67,47 @@ static void dead_engine_rehomes(void **state)
     fixture_close(&f);
 }
 
+static void engine_that_returns_gets_workflows_back_only_where_that_is_cheaper(void **state)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
+    struct core_conf conf = fixture_conf();
+    uint32_t lost = 0;
+    struct fixture f;
+
+    (void)state;
+    fixture_open(&f, &conf, 2);
+    for (int i = 0; i < 8; i++) {
+        struct action go = place(&f, names[i], "x");
+
+        lost += go.engine == 0;
+        finish(&f, go.handle, 1000, 0, 10);
+    }
+    assert_true(lost > 0);
+    probe(&f, 0, false, true);
+    probe(&f, 0, false, true);
+    for (int i = 0; i < 8; i++)
+        finish(&f, place(&f, names[i], "x").handle, 1000, 1000, 10);
+    probe(&f, 0, true, false);
+    assert_int_equal(core_engine(f.core, 0)->homed_workflows, 0);
+    for (int i = 0; i < 8; i++) {
+        struct action go = place(&f, names[i], "x");
+
+        assert_int_equal(go.engine, 1);
+        assert_int_equal(go.reason, REASON_HOME);
+        finish(&f, go.handle, 1000, 1000, 10);
+    }
+    for (int i = 0; i < 20; i++) { /* the new home is in trouble */
+        struct query q = query_of(&f, "h", "x");
+
+        q.strategy = PLACE_STRICT;
+        q.prompt_bytes = 200000;
+        q.digest_count = 0;
+        assert_int_equal(ask(&f, &q)->engine, 1);
+    }
+    assert_int_equal(place(&f, "a", "x").engine, 0);
+    fixture_close(&f);
+}
+
 static void refused_connections_count_as_failed_probes(void **state)
 {
     struct core_conf conf = fixture_conf();
@@ -437,6 +478,7 @@ int main(void)
         cmocka_unit_test(workflow_keeps_home_while_engine_lives),
         cmocka_unit_test(new_workflows_go_where_live_ones_hold_least),
         cmocka_unit_test(dead_engine_rehomes),
+        cmocka_unit_test(engine_that_returns_gets_workflows_back_only_where_that_is_cheaper),
         cmocka_unit_test(refused_connections_count_as_failed_probes),
         cmocka_unit_test(slow_engine_keeps_the_requests_it_has),
         cmocka_unit_test(home_is_left_when_its_queue_costs_more_than_a_refill),
