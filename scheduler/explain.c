@@ -25,10 +25,13 @@ void explain_fini(struct explain *x)
     *x = (struct explain){0};
 }
 
+/* What is too long is cut between two characters of UTF-8. */
 static void text_copy(char *dst, size_t size, const char *s)
 {
     size_t n = s != NULL ? strnlen(s, size - 1) : 0;
 
+    while (n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80)
+        n--;
     if (n > 0)
         memcpy(dst, s, n);
     dst[n] = '\0';

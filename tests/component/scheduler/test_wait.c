@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/component/scheduler/world.h"
 
+#include "common/json.h"
+
 /*
  * Waits over the wire. One engine whose KV cache is a thousand tokens: a workflow with a request in
  * flight has claimed it, and the next one waits until that is done.
@@ -235,6 +237,41 @@ static void explained_wait_becomes_an_explained_decision(void **state)
     link_close(&l);
 }
 
+static void long_names_are_cut_between_characters(void **state)
+{
+    query_msg q = query_of(1, "w");
+    Slipstream__V1__ExplainQuery query;
+    Slipstream__V1__Explanations *out;
+    char group[] = "x\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"
+                   "\u00e4\u00e4\u00e4"
+                   "\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"
+                   "\u00e4\u00e4\u00e4"
+                   "y\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"
+                   "\u00e4\u00e4\u00e4";
+    const char *cut;
+    struct link l;
+
+    (void)state;
+    slipstream__v1__explain_query__init(&query);
+    link_open(&l);
+    engines_wait(&l, 1);
+    q.group_size = 1; /* waits for nobody */
+    for (unsigned i = 0; i < 2; i++) {
+        q.group_id = group + i; /* one of them is cut in the middle of a character */
+        q.handle = i + 1;
+        assert_int_equal(call(&l, PLACE, &q.base), ERR_OK);
+        assert_int_equal(call(&l, EXPLAIN, &query.base), ERR_OK);
+        out = slipstream__v1__explanations__unpack(NULL, l.body.len, body_of(&l));
+        assert_non_null(out);
+        assert_true(out->n_items > 0);
+        cut = out->items[0]->group_id;
+        assert_true(strlen(cut) >= 94 && strlen(cut) < strlen(group + i));
+        assert_true(json_is_utf8(cut, strlen(cut)));
+        slipstream__v1__explanations__free_unpacked(out, NULL);
+    }
+    link_close(&l);
+}
+
 static int world_small(const char *over)
 {
     channel = over;
@@ -279,6 +316,7 @@ int main(void)
         OVER_BOTH(vanished_worker_waits_no_longer),
         OVER_BOTH(time_already_waited_counts),
         OVER_BOTH(explained_wait_becomes_an_explained_decision),
+        OVER_BOTH(long_names_are_cut_between_characters),
     };
 
     signal(SIGPIPE, SIG_IGN);
