@@ -110,30 +110,47 @@ int nngx_set_options(nng_socket socket)
     return rv;
 }
 
-/* Who configured the files is told by "no files"; --check says which and why. */
-static int tls_add_own_cert(nng_tls_config *tls, const struct nng_security *sec)
+static int tls_add_own_cert(nng_tls_config *tls, const struct nng_security *sec, struct buf *note)
 {
     char *cert = NULL, *key = NULL;
-    struct buf note = {0};
     int rv = NNG_ENOFILES;
 
-    if (sec->key_file != NULL && secret_file_read(sec->cert_file, &cert, &note) == ERR_OK &&
-        secret_file_read(sec->key_file, &key, &note) == ERR_OK)
-        rv = nng_tls_config_own_cert(tls, cert, key, NULL);
-    buf_fini(&note);
+    if (sec->key_file == NULL)
+        buf_adds(note, "no key for the certificate");
+    else if (secret_file_read(sec->cert_file, &cert, note) == ERR_OK) {
+        buf_clear(note);
+        if (secret_file_read(sec->key_file, &key, note) == ERR_OK) {
+            rv = nng_tls_config_own_cert(tls, cert, key, NULL);
+            buf_clear(note);
+            if (rv != 0)
+                buf_addf(note, "%s or %s: not in PEM form", sec->cert_file, sec->key_file);
+        }
+    }
     secret_free(cert);
     secret_free(key);
     return rv;
 }
 
-int nngx_tls_config(const struct nng_security *sec, const char *host, nng_tls_config **out)
+static int tls_add_ca(nng_tls_config *tls, const char *file, struct buf *note)
 {
-    nng_tls_config *tls;
-    int rv = nng_tls_config_alloc(&tls, host != NULL ? NNG_TLS_MODE_CLIENT : NNG_TLS_MODE_SERVER);
+    char *ca = NULL;
+    int rv = NNG_ENOFILES;
 
-    if (rv != 0)
-        return rv;
-    rv = nng_tls_config_version(tls, NNG_TLS_1_2, NNG_TLS_1_3);
+    if (secret_file_read(file, &ca, note) == ERR_OK) {
+        rv = nng_tls_config_ca_chain(tls, ca, NULL);
+        buf_clear(note);
+        if (rv != 0)
+            buf_addf(note, "%s: holds no certificate in PEM form", file);
+    }
+    secret_free(ca);
+    return rv;
+}
+
+static int tls_fill(nng_tls_config *tls, const struct nng_security *sec, const char *host,
+                    struct buf *note)
+{
+    int rv = nng_tls_config_version(tls, NNG_TLS_1_2, NNG_TLS_1_3);
+
     if (rv == NNG_ENOTSUP)
         rv = nng_tls_config_version(tls, NNG_TLS_1_2, NNG_TLS_1_2);
     if (rv == 0 && (host != NULL || sec->ca_file != NULL))
@@ -141,13 +158,33 @@ int nngx_tls_config(const struct nng_security *sec, const char *host, nng_tls_co
     if (rv == 0 && host != NULL)
         rv = nng_tls_config_server_name(tls, host);
     if (rv == 0 && sec->ca_file != NULL)
-        rv = nng_tls_config_ca_file(tls, sec->ca_file);
+        rv = tls_add_ca(tls, sec->ca_file, note);
     if (rv == 0 && sec->cert_file != NULL)
-        rv = tls_add_own_cert(tls, sec);
+        rv = tls_add_own_cert(tls, sec, note);
+    return rv;
+}
+
+int nngx_tls_config(const struct nng_security *sec, const char *host, nng_tls_config **out,
+                    const char **why)
+{
+    static __thread char words[1024];
+    struct buf note = {0};
+    nng_tls_config *tls;
+    int rv = nng_tls_config_alloc(&tls, host != NULL ? NNG_TLS_MODE_CLIENT : NNG_TLS_MODE_SERVER);
+
     if (rv != 0)
-        nng_tls_config_free(tls);
-    else
+        return rv;
+    rv = tls_fill(tls, sec, host, &note);
+    if (rv == 0) {
         *out = tls;
+    } else {
+        nng_tls_config_free(tls);
+        if (note.len > 0) {
+            snprintf(words, sizeof(words), "%s", buf_cstr(&note));
+            *why = words;
+        }
+    }
+    buf_fini(&note);
     return rv;
 }
 

@@ -134,7 +134,7 @@ static int nngc_open_socket(struct nngc *c)
     return rv;
 }
 
-static int nngc_dial(struct nngc *c)
+static int nngc_dial(struct nngc *c, const char **why)
 {
     const struct nng_security sec = {c->ca_file, c->cert_file, c->key_file, true};
     nng_tls_config *tls = NULL;
@@ -144,11 +144,13 @@ static int nngc_dial(struct nngc *c)
     if (rv == 0 && nngx_url_is_tls(c->url)) {
         rv = nng_url_parse(&parts, c->url);
         if (rv == 0)
-            rv = nngx_tls_config(&sec, parts->u_hostname, &tls);
+            rv = nngx_tls_config(&sec, parts->u_hostname, &tls, why);
         if (rv == 0)
             rv = nng_dialer_set_ptr(c->dialer, NNG_OPT_TLS_CONFIG, tls);
-        nng_tls_config_free(tls);
-        nng_url_free(parts);
+        if (tls != NULL) /* nng frees no NULL */
+            nng_tls_config_free(tls);
+        if (parts != NULL)
+            nng_url_free(parts);
     }
     if (rv == 0)
         rv = nng_dialer_start(c->dialer, NNG_FLAG_NONBLOCK);
@@ -184,15 +186,18 @@ enum err nngc_open(const char *url, const struct nng_security *sec, struct rpc_h
     c->key_file = copy(sec->key_file);
     c->inbox = inbox_new();
     c->watch = host.watch(host.ctx, inbox_fd(c->inbox), nngx_on_inbox, c->inbox);
+    *why = NULL;
     old = nngx_signals_block();
     rv = nngc_open_socket(c);
     if (rv == 0)
-        rv = nngc_dial(c);
+        rv = nngc_dial(c, why);
     nngx_signals_restore(&old);
     if (rv != 0) {
-        *why = nng_strerror(rv);
+        e = *why != NULL ? ERR_CONF : nngx_err(rv); /* a file of TLS */
+        if (*why == NULL)
+            *why = nng_strerror(rv);
         nngc_close(c);
-        return nngx_err(rv);
+        return e;
     }
     *out = c;
     return ERR_OK;
@@ -280,12 +285,13 @@ const char *nngc_trouble(struct nngc *c)
 
 void nngc_redial(struct nngc *c)
 {
+    const char *why = NULL;
     sigset_t old = nngx_signals_block();
 
     if (c->has_dialer)
         nng_dialer_close(c->dialer);
     c->pipe = 0;
     memset(c->failures, 0, sizeof(c->failures));
-    nngc_dial(c); /* a failure is met by the next redial */
+    nngc_dial(c, &why); /* a failure is met by the next redial */
     nngx_signals_restore(&old);
 }

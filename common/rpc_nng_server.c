@@ -159,7 +159,7 @@ static enum err nngs_add_slot(struct nngs *s)
     return ERR_OK;
 }
 
-static int nngs_listen(struct nngs *s, const char *url)
+static int nngs_listen(struct nngs *s, const char *url, const char **why)
 {
     nng_listener l;
     nng_tls_config *tls = NULL;
@@ -168,10 +168,11 @@ static int nngs_listen(struct nngs *s, const char *url)
     if (rv == 0 && nngx_starts_with(url, "ipc://"))
         rv = nng_listener_set_int(l, NNG_OPT_IPC_PERMISSIONS, 0660);
     if (rv == 0 && nngx_url_is_tls(url)) {
-        rv = nngx_tls_config(&s->security, NULL, &tls);
+        rv = nngx_tls_config(&s->security, NULL, &tls, why);
         if (rv == 0)
             rv = nng_listener_set_ptr(l, NNG_OPT_TLS_CONFIG, tls);
-        nng_tls_config_free(tls);
+        if (tls != NULL) /* nng frees no NULL */
+            nng_tls_config_free(tls);
     }
     if (rv == 0)
         rv = nng_listener_start(l, 0);
@@ -181,7 +182,8 @@ static int nngs_listen(struct nngs *s, const char *url)
     return rv;
 }
 
-static int nngs_open_socket(struct nngs *s, const char *const *urls, size_t url_count)
+static int nngs_open_socket(struct nngs *s, const char *const *urls, size_t url_count,
+                            const char **why)
 {
     size_t i;
     int rv = nng_rep0_open(&s->socket);
@@ -199,7 +201,7 @@ static int nngs_open_socket(struct nngs *s, const char *const *urls, size_t url_
     for (i = 0; i < RECEIVERS && rv == 0; i++)
         rv = nngs_add_slot(s) == ERR_OK ? 0 : NNG_ENOMEM;
     for (i = 0; i < url_count && rv == 0; i++)
-        rv = nngs_listen(s, urls[i]);
+        rv = nngs_listen(s, urls[i], why);
     return rv;
 }
 
@@ -229,13 +231,16 @@ enum err nngs_open(const char *const *urls, size_t url_count, const struct nng_s
     must(s->slots != NULL);
     s->inbox = inbox_new();
     s->watch = host.watch(host.ctx, inbox_fd(s->inbox), nngx_on_inbox, s->inbox);
+    *why = NULL;
     old = nngx_signals_block();
-    rv = nngs_open_socket(s, urls, url_count);
+    rv = nngs_open_socket(s, urls, url_count, why);
     nngx_signals_restore(&old);
     if (rv != 0) {
-        *why = nng_strerror(rv);
+        e = *why != NULL ? ERR_CONF : nngx_err(rv); /* a file of TLS */
+        if (*why == NULL)
+            *why = nng_strerror(rv);
         nngs_close(s);
-        return nngx_err(rv);
+        return e;
     }
     *out = s;
     return ERR_OK;
@@ -342,14 +347,14 @@ static void probe_start(struct nngs *s, struct nngs_listener *l)
 /* A new listener takes the name; the old one keeps its pipes. */
 static void listener_replace(struct nngs *s, struct nngs_listener *l)
 {
-    const char *url = l->url;
+    const char *url = l->url, *why = NULL;
     sigset_t old;
 
     if (s->listener_count == LISTENERS_MAX)
         return;
     old = nngx_signals_block();
     unlink(ipc_path(url));
-    if (nngs_listen(s, url) == 0) {
+    if (nngs_listen(s, url, &why) == 0) {
         l->was_url = url;
         l->url = NULL;
     }

@@ -30,8 +30,10 @@ bool nngx_url_is_local(const char *url);
 bool nngx_url_is_tls(const char *url);
 enum err nngx_url_check(const char *url, const struct nng_security *sec, const char **why);
 int nngx_set_options(nng_socket socket);
-/* host: whom the certificate must name; NULL for servers. */
-int nngx_tls_config(const struct nng_security *sec, const char *host, nng_tls_config **out);
+/* host: whom the certificate must name; NULL for servers. *why, of this thread until the next call,
+ * is set where a file is to blame. */
+int nngx_tls_config(const struct nng_security *sec, const char *host, nng_tls_config **out,
+                    const char **why);
 /* A message of two parts; NULL without memory. */
 nng_msg *nngx_message(const void *a, size_t a_len, const void *b, size_t b_len);
 void nngx_message_drop(nng_aio *aio); /* frees what a failed send gave back */

@@ -13,8 +13,8 @@
  * note gets "NAME: what is wrong" added, "; " before it where it is not empty: on failure, and on
  * success where everybody may read the file. Any thread.
  */
-#define SECRET_KEY_MAX 511           /* bytes of a key */
-#define SECRET_FILE_MAX (256u << 10) /* bytes of a whole file */
+#define SECRET_KEY_MAX 511         /* bytes of a key */
+#define SECRET_FILE_MAX (1u << 20) /* bytes of a whole file; a system's CAs have a quarter */
 
 /* The first line without white space around it, 1 to SECRET_KEY_MAX bytes. *out belongs to the
  * caller (secret_free). ERR_CONF: unreadable, empty, too long. */

@@ -338,6 +338,55 @@ def test_a_server_of_another_name_is_refused(guarded):
     refused(guarded, "wrong-name", CERTIFICATE, scheduler_url=url)
 
 
+def test_a_server_without_a_valid_certificate_is_refused(pki):
+    """Its own, self-signed; and one of the right CA for the right host that has expired."""
+    self_signed = make_ca(pki, "self")
+    openssl("x509", "-req", "-in", pki / "server.csr", "-CA", pki / "ca.pem", "-CAkey", pki / "ca.key", "-CAcreateserial",
+            "-days", "0", "-extfile", pki / "names", "-out", pki / "expired.pem")
+    good = pki / "server.pem", pki / "server.key"
+    with Far(pki, "tls", engines=1) as f:
+        for cert, key in ((self_signed, pki / "self.key"), (pki / "expired.pem", pki / "server.key")):
+            before = f.workers[0].log()
+            links = f.links()
+            f.settings["common"] |= {"rpc_tls_cert_file": str(cert), "rpc_tls_key_file": str(key)}
+            f.write_config()
+            f.scheduler.stop()
+            f.scheduler.restart()
+            wait_until(f"the gateway refuses {cert.name}", 10, lambda b=before: CERTIFICATE in f.workers[0].log()[len(b):])
+            assert decision(f.chat("hello"))["policy"] == "alone"
+            assert f.links() == links, "it is not let in"
+            f.settings["common"] |= {"rpc_tls_cert_file": str(good[0]), "rpc_tls_key_file": str(good[1])}
+            f.write_config()
+            f.scheduler.stop()
+            f.scheduler.restart()
+            f.wait_relinked(links, 15)
+
+
+@pytest.mark.parametrize("program", ["slipstream-scheduler", "slipstream-mailbox"])
+def test_a_server_whose_files_cannot_be_used_does_not_start(pki, tmp_path, program):
+    (tmp_path / "text").write_text("nonsense\n")
+    for setting, path, words in (
+            ("rpc_tls_key_file", tmp_path / "gone", f"{tmp_path}/gone: No such file or directory"),
+            ("rpc_tls_cert_file", tmp_path / "gone", f"{tmp_path}/gone: No such file or directory"),
+            ("rpc_tls_cert_file", tmp_path / "text", f"{tmp_path}/text or {pki}/server.key: not in PEM form"),
+            ("rpc_tls_key_file", tmp_path / "text", f"{pki}/server.pem or {tmp_path}/text: not in PEM form")):
+        common = {"run_dir": str(tmp_path), "rpc_key_file": str(pki / "key"),
+                  "rpc_tls_cert_file": str(pki / "server.pem"), "rpc_tls_key_file": str(pki / "server.key"),
+                  "scheduler_url": f"tls+tcp://127.0.0.1:{free_port()}", "mailbox_url": f"tls+tcp://127.0.0.1:{free_port()}"}
+        config = tmp_path / "server.yaml"
+        config.write_text(to_yaml({"common": {**common, setting: str(path)}}))
+        r = subprocess.run([str(binary(program)), "--config", str(config)], capture_output=True, text=True, timeout=secs(20))
+        assert r.returncode == 78 and f'reason="{words}"' in r.stderr, (r.returncode, r.stderr)
+
+
+def test_a_gateway_without_its_ca_does_not_start(guarded, tmp_path):
+    settings = {"common": {**guarded.far_settings["common"], "rpc_tls_ca_file": str(tmp_path / "gone")},
+                "gateway": {"listen": [f"127.0.0.1:{free_port()}"], "admin_listen": [f"127.0.0.1:{free_port()}"]}}
+    r = subprocess.run([str(binary("slipstream-gateway")), "--config", str(guarded.far("no-ca", settings))],
+                       capture_output=True, text=True, timeout=secs(20))
+    assert r.returncode == 78 and f'reason="{tmp_path}/gone: No such file or directory"' in r.stderr, r.stderr
+
+
 def test_a_server_that_is_not_there_is_named(guarded):
     refused(guarded, "nobody", 'scheduler_down reason="the connection is refused: nobody listens there"',
             scheduler_url=f"tls+tcp://localhost:{free_port()}")
