@@ -29,7 +29,6 @@
 #define DIGESTS_MAX 4096u
 #define AVOID_MAX 32u
 #define TEXT_BLOCK 512u /* bytes of prompt text behind one digest, unless conf.text_block says */
-#define GROUP_MAX 256u
 
 struct text { /* not NUL-terminated */
     const char *p;

@@ -8,7 +8,6 @@
 #include "scheduler/table.h"
 
 #define MODELS_MAX 1024u
-#define MODEL_NONE UINT16_MAX
 
 struct engine_set {
     uint64_t w[ENGINES_MAX / 64];
