@@ -124,53 +124,54 @@ static void check_listens(const struct check *k)
                 complain(k, GATEWAY, 0, "admin_listen", "has an address of listen, too");
 }
 
-/* alone: for requests without a workflow, too. */
 static void check_policy(const struct check *k, int section, size_t i, const char *name,
-                         const char *text, bool alone)
+                         const char *text)
 {
     struct policy_spec spec;
     char why[400];
 
     if (spec_parse(text, &spec, why, sizeof(why)) != ERR_OK)
         complain(k, section, i, name, why);
-    else if (alone && spec_needs_workflow(&spec))
-        complain(k, section, i, name, "must be a policy that needs no workflows");
 }
 
-/* What it knows of workflows is one body of knowledge. */
-static void check_one_workflow_policy(const struct check *k)
+/* What it knows of workflows is one body of knowledge. first: what is in force so far, or NULL. */
+static const char *single(const struct check *k, int section, size_t i, const char *name,
+                          const char *text, const char *first)
 {
     struct policy_spec spec;
-    const char *first = NULL;
 
-    if (spec_parse(k->conf->scheduler.policy, &spec, NULL, 0) == ERR_OK &&
-        spec_needs_workflow(&spec))
-        first = k->conf->scheduler.policy;
-    for (size_t i = 0; i < k->conf->policy_count; i++) {
-        const char *text = k->conf->policies[i].policy;
+    if (spec_parse(text, &spec, NULL, 0) != ERR_OK || !spec_is_single(&spec))
+        return first;
+    if (first != NULL && strcmp(first, text) != 0)
+        complain(k, section, i, name,
+                 "policy workflow can be in force with one set of options only");
+    return first != NULL ? first : text;
+}
 
-        if (spec_parse(text, &spec, NULL, 0) != ERR_OK || !spec_needs_workflow(&spec))
-            continue;
-        if (first == NULL)
-            first = text;
-        else if (strcmp(first, text) != 0)
-            complain(k, POLICIES, i, "policy",
-                     "policy workflow can be in force with one set of options only");
-    }
+static void check_one_workflow_policy(const struct check *k)
+{
+    const struct conf_scheduler *s = &k->conf->scheduler;
+    const char *first = single(k, SCHEDULER, 0, "policy", s->policy, NULL);
+
+    /* Without options it is meant as it is in force. */
+    if (first == NULL || strcmp(s->default_policy, "workflow") != 0)
+        first = single(k, SCHEDULER, 0, "default_policy", s->default_policy, first);
+    for (size_t i = 0; i < k->conf->policy_count; i++)
+        first = single(k, POLICIES, i, "policy", k->conf->policies[i].policy, first);
 }
 
 static void check_policies(const struct check *k)
 {
     const struct conf_scheduler *s = &k->conf->scheduler;
 
-    check_policy(k, SCHEDULER, 0, "policy", s->policy, false);
-    check_policy(k, SCHEDULER, 0, "default_policy", s->default_policy, true);
+    check_policy(k, SCHEDULER, 0, "policy", s->policy);
+    check_policy(k, SCHEDULER, 0, "default_policy", s->default_policy);
     check_one_workflow_policy(k);
     for (size_t i = 0; i < k->conf->policy_count; i++) {
         const struct conf_policy *p = &k->conf->policies[i];
 
         if (*p->policy != '\0') /* has been told: it is required */
-            check_policy(k, POLICIES, i, "policy", p->policy, false);
+            check_policy(k, POLICIES, i, "policy", p->policy);
         if (*p->route != '\0' && *p->route != '/')
             complain(k, POLICIES, i, "route", "must begin with a slash");
         for (size_t j = 0; j < i; j++)

@@ -11,9 +11,9 @@
 
 static const struct policy_row {
     const char *name, *help;
-    bool needs_workflow;
+    bool single;
 } policy_rows[] = {
-#define POLICY(symbol, name, needs_workflow, help) {name, help, needs_workflow},
+#define POLICY(symbol, name, single, help) {name, help, single},
 #include "common/policies.def"
 };
 
@@ -145,7 +145,7 @@ static enum err refuse_name(const char *text, char *why, size_t size)
 {
     struct buf known = {0};
 
-    spec_names(&known, true);
+    spec_names(&known);
     refuse(why, size, "no policy \"%.*s\" (there are %s)", (int)strcspn(text, ":"), text,
            buf_cstr(&known));
     buf_fini(&known);
@@ -184,9 +184,9 @@ const char *spec_name(const struct policy_spec *s)
     return policy_rows[s->symbol].name;
 }
 
-bool spec_needs_workflow(const struct policy_spec *s)
+bool spec_is_single(const struct policy_spec *s)
 {
-    return policy_rows[s->symbol].needs_workflow;
+    return policy_rows[s->symbol].single;
 }
 
 static const struct spec_option *spec_find(const struct policy_spec *s, const char *key)
@@ -229,13 +229,11 @@ double spec_number(const struct policy_spec *s, const char *key)
 
 /* ---- the printed page ---- */
 
-void spec_names(struct buf *out, bool needs_workflow)
+void spec_names(struct buf *out)
 {
     const char *between = "";
 
     for (unsigned i = 0; i < POLICY_COUNT; i++) {
-        if (policy_rows[i].needs_workflow && !needs_workflow)
-            continue;
         buf_addf(out, "%s%s", between, policy_rows[i].name);
         between = ", ";
     }
@@ -272,10 +270,9 @@ void spec_reference(struct buf *out)
                   "A policy is written `name[:key=value]...`; a key without "
                   "a value means 1. What each of them computes: [policies.md](../policies.md).\n\n"
                   "Printed from the table `common/policies.def`.\n\n"
-                  "| policy | without a workflow | what it does |\n|---|---|---|\n");
+                  "| policy | what it does |\n|---|---|\n");
     for (unsigned i = 0; i < POLICY_COUNT; i++)
-        buf_addf(out, "| `%s` | %s | %s |\n", policy_rows[i].name,
-                 policy_rows[i].needs_workflow ? "no" : "yes", policy_rows[i].help);
+        buf_addf(out, "| `%s` | %s |\n", policy_rows[i].name, policy_rows[i].help);
     for (unsigned i = 0; i < POLICY_COUNT; i++) {
         struct buf keys = {0};
 

@@ -30,7 +30,7 @@ struct policy_spec {
 };
 
 enum policy_symbol {
-#define POLICY(symbol, name, needs_workflow, help) POLICY_##symbol,
+#define POLICY(symbol, name, single, help) POLICY_##symbol,
 #include "common/policies.def"
     POLICY_COUNT
 };
@@ -39,8 +39,8 @@ enum policy_symbol {
  * gets the reason in one line, cut to size; it may be NULL with size 0. */
 enum err spec_parse(const char *text, struct policy_spec *out, char *why, size_t size);
 
-const char *spec_name(const struct policy_spec *s);    /* static; without the options */
-bool spec_needs_workflow(const struct policy_spec *s); /* it cannot be the default policy */
+const char *spec_name(const struct policy_spec *s); /* static; without the options */
+bool spec_is_single(const struct policy_spec *s);   /* in force with one set of options only */
 
 bool spec_has(const struct policy_spec *s, const char *key); /* given */
 /* The number given; dflt where the key or a number is missing. */
@@ -52,7 +52,6 @@ double spec_number(const struct policy_spec *s, const char *key);
 
 /* docs/reference/policies.md. */
 void spec_reference(struct buf *out);
-/* "a, b, c": the names of all policies; with needs_workflow false, those that need none. */
-void spec_names(struct buf *out, bool needs_workflow);
+void spec_names(struct buf *out); /* "a, b, c": the names of all policies */
 
 #endif

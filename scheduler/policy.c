@@ -9,7 +9,7 @@
 #include "scheduler/state.h"
 
 static const struct policy *const policies[] = {
-#define POLICY(symbol, name, needs_workflow, help) &policy_##symbol,
+#define POLICY(symbol, name, single, help) &policy_##symbol,
 #include "common/policies.def"
 };
 
@@ -51,15 +51,19 @@ static enum err text_add(struct placements *p, const char *text, uint32_t *out)
     return ERR_OK;
 }
 
+/* Without options a policy that is in force once is meant as it is in force. */
+static bool is_same_single(const struct policy_spec *s, const char *text)
+{
+    return spec_is_single(s) && strcmp(spec_name(s), text) == 0;
+}
+
 static enum err placements_read(struct placements *p, const struct core_conf *conf)
 {
     uint32_t general;
     enum err err = text_add(p, conf->policy, &general);
 
-    if (err == ERR_OK)
+    if (err == ERR_OK && !is_same_single(&p->items[general].spec, conf->default_policy))
         err = text_add(p, conf->default_policy, &p->fallback);
-    if (err == ERR_OK && spec_needs_workflow(&p->items[p->fallback].spec))
-        err = ERR_CONF;
     if (conf->rule_count > POLICY_RULES_MAX)
         err = ERR_CONF;
     for (uint32_t i = 0; err == ERR_OK && i < conf->rule_count; i++) {
@@ -88,8 +92,7 @@ const struct placement *policies_choose(const struct core *c, const struct query
     for (uint32_t i = 0; i < p->rule_count; i++) {
         const struct placement *at = &p->items[p->rules[i].item];
 
-        if (fits(p->rules[i].model, q->model) && fits(p->rules[i].route, q->route) &&
-            (has_workflow || !spec_needs_workflow(&at->spec)))
+        if (fits(p->rules[i].model, q->model) && fits(p->rules[i].route, q->route))
             return at;
     }
     return &p->items[has_workflow ? 0 : p->fallback];

@@ -71,7 +71,7 @@ struct policy {
     void (*cleared)(struct core *c, void *state, const struct engine *e); /* dead, or removed */
 };
 
-#define POLICY(symbol, name, needs_workflow, help) extern const struct policy policy_##symbol;
+#define POLICY(symbol, name, single, help) extern const struct policy policy_##symbol;
 #include "common/policies.def"
 
 const struct policy *policy_get(const struct policy_spec *spec);
@@ -103,7 +103,7 @@ struct placements {
 enum err policies_set(struct core *c, const struct core_conf *conf);
 void policies_open(struct core *c); /* they are in force */
 void policies_stop(struct core *c);
-/* Who places this one: the first rule that fits, if it can without a workflow. */
+/* Who places this one: the first rule that fits. */
 const struct placement *policies_choose(const struct core *c, const struct query *q,
                                         bool has_workflow);
 void policies_cleared(struct core *c, const struct engine *e);

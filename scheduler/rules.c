@@ -84,10 +84,6 @@ enum err rules_change(struct rules *r, const struct rule_change *change, char *w
         return ERR_VALUE;
     if (is_rule)
         return rule_set(r, change);
-    if (change->is_default && spec_needs_workflow(&spec)) {
-        snprintf(why, size, "policy %s needs workflows", spec_name(&spec));
-        return ERR_VALUE;
-    }
     copy(change->is_default ? r->others : r->general, sizeof(r->others), change->policy);
     return ERR_OK;
 }

@@ -104,7 +104,7 @@ def test_models_and_routes_have_policies_of_their_own():
 
 
 @pytest.mark.parametrize("args,words", [
-    (["astrology"], "astrology"), (["workflow:stars=1"], "stars"), (["--default", "workflow"], "needs workflows"),
+    (["astrology"], "astrology"), (["workflow:stars=1"], "stars"), (["--default", "workflow:tax=.1"], "one set of options"),
     (["--remove", "--model", "m"], "not_found"), (["workflow:tax=.1", "--model", "m"], "one set of options")])
 def test_bad_policy_is_refused_in_words(trio, args, words):
     before = slipctl(trio, "policy", "--json")

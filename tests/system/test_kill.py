@@ -396,7 +396,7 @@ def run_with(fleet, program, text, *args):
     ("engines:\n  - id: a\n    url: http://127.0.0.1:1\n  - id: a\n    url: http://127.0.0.1:2\n", None, "a"),
     ("mailbox:\n  ttl_ms: 5 parsecs\n", 2, "ttl_ms"), ("common:\n  channel: pigeon\n", 2, "channel"),
     ("common:\n  run_dir: /tmp\n  run_dir: /tmp\n", 3, "run_dir"), ("scheduler:\n  policy: astrology\n", 2, "policy"),
-    ("scheduler:\n  default_policy: workflow\n", 2, "default_policy"),
+    ("scheduler:\n  default_policy: 'workflow:tax=.1'\n", 2, "default_policy"),
     ("gateway:\n  listen: [127.0.0.1:1]\n  admin_listen: [127.0.0.1:1]\n", 3, "admin_listen")])
 def test_bad_configuration_is_78_with_its_line(unstarted, program, text, line, word):
     code, log = run_with(unstarted, program, text)

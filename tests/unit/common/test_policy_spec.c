@@ -30,7 +30,7 @@ static void a_bare_name_has_no_options(void **state)
     assert_string_equal(s.text, "least");
     assert_int_equal(s.count, 0);
     assert_false(spec_has(&s, "idx"));
-    assert_false(spec_needs_workflow(&s));
+    assert_false(spec_is_single(&s));
 }
 
 static void options_are_numbers_or_words(void **state)
@@ -43,7 +43,7 @@ static void options_are_numbers_or_words(void **state)
     copy = s;
     memset(&s, 0, sizeof(s));
     assert_string_equal(spec_name(&copy), "workflow");
-    assert_true(spec_needs_workflow(&copy));
+    assert_true(spec_is_single(&copy));
     assert_string_equal(copy.text, "workflow:gate=off:idx=1.25:tax=.05:view=approx");
     assert_string_equal(spec_str(&copy, "gate", "auto"), "off");
     assert_string_equal(spec_str(&copy, "view", "auto"), "approx");

@@ -440,9 +440,39 @@ static void policy_can_be_changed_in_flight(void **state)
     set.conf.policy = "nonsense";
     assert_int_equal(step(&f, &set), ERR_CONF);
     set.conf.policy = "workflow";
-    set.conf.default_policy = "workflow"; /* would call itself */
+    set.conf.default_policy = "workflow:tax=.1"; /* with other options than for workflows */
     assert_int_equal(step(&f, &set), ERR_CONF);
     assert_string_equal(core_policy_name(f.core), "roundrobin");
+    fixture_close(&f);
+}
+
+static void requests_without_a_workflow_go_where_the_social_cost_is_least(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    struct fixture f;
+    struct action first;
+
+    (void)state;
+    conf.policy = "workflow:gate=1:tax=.1";
+    conf.default_policy = "workflow";
+    fixture_open(&f, &conf, 2);
+    first = place(&f, "", "");
+    assert_string_equal(first.policy, "workflow");
+    assert_int_equal(first.reason, REASON_SCORE);
+    assert_int_equal(core_engine(f.core, first.engine)->workflows, 1); /* counts as one, */
+    assert_true(core_engine(f.core, first.engine)->claims == 0);       /* and claims nothing */
+    assert_int_equal(place(&f, "", "").engine, 1 - first.engine);
+    for (int i = 0; i < 6; i++) { /* the queue of the other one is shorter */
+        struct query q = query_of(&f, "w", "a");
+
+        q.strategy = PLACE_STRICT;
+        q.prompt_bytes = 200000;
+        q.digest_count = 0;
+        (void)ask(&f, &q);
+    }
+    first.engine = (uint32_t)workflow(&f, "w")->home;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(place(&f, "", "").engine, 1 - first.engine);
     fixture_close(&f);
 }
 
@@ -494,6 +524,7 @@ int main(void)
         cmocka_unit_test(first_failed_probe_of_a_new_engine_is_enough),
         cmocka_unit_test(removed_engine_lets_its_requests_end),
         cmocka_unit_test(policy_can_be_changed_in_flight),
+        cmocka_unit_test(requests_without_a_workflow_go_where_the_social_cost_is_least),
         cmocka_unit_test(old_workflows_get_a_bounded_bonus_where_engines_take_priorities),
     };
 

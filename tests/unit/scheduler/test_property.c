@@ -241,7 +241,7 @@ static void every_policy_bears_random_events_and_repeats_itself(void **state)
     struct buf names = {0};
 
     (void)state;
-    spec_names(&names, true);
+    spec_names(&names);
     for (char *rest = NULL, *name = strtok_r((char *)(uintptr_t)buf_cstr(&names), ", ", &rest);
          name != NULL; name = strtok_r(NULL, ", ", &rest)) {
         assert_true(world_run(name, 5, EVENTS / 10, &a) == world_run(name, 5, EVENTS / 10, &b));
