@@ -636,20 +636,22 @@ void conf_free(struct conf *c)
     free(c);
 }
 
+static const char *url_of(const struct conf *c, const char *set, const char *name, char *dst,
+                          size_t size)
+{
+    if (set[0] != '\0')
+        snprintf(dst, size, "%s", set);
+    else
+        snprintf(dst, size, "ipc://%s/sock/%s", c->common.run_dir, name);
+    return dst;
+}
+
 const char *conf_scheduler_url(const struct conf *c, char *dst, size_t size)
 {
-    if (c->common.scheduler_url[0] != '\0')
-        snprintf(dst, size, "%s", c->common.scheduler_url);
-    else
-        snprintf(dst, size, "ipc://%s/sock/scheduler", c->common.run_dir);
-    return dst;
+    return url_of(c, c->common.scheduler_url, "scheduler", dst, size);
 }
 
 const char *conf_mailbox_url(const struct conf *c, char *dst, size_t size)
 {
-    if (c->common.mailbox_url[0] != '\0')
-        snprintf(dst, size, "%s", c->common.mailbox_url);
-    else
-        snprintf(dst, size, "ipc://%s/sock/mailbox", c->common.run_dir);
-    return dst;
+    return url_of(c, c->common.mailbox_url, "mailbox", dst, size);
 }

@@ -128,6 +128,18 @@ enum err secret_key_read(const char *name, char **out, struct buf *note)
     return e;
 }
 
+bool secret_is_same(const char *given, const char *secret)
+{
+    volatile unsigned char differs = 0;
+    size_t len = strlen(given), i;
+
+    if (secret == NULL || len == 0 || strlen(secret) != len)
+        return false;
+    for (i = 0; i < len; i++)
+        differs |= (unsigned char)(given[i] ^ secret[i]);
+    return differs == 0;
+}
+
 void secret_free(char *secret)
 {
     if (secret == NULL)

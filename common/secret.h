@@ -2,6 +2,8 @@
 #ifndef SLIP_SECRET_H
 #define SLIP_SECRET_H
 
+#include <stdbool.h>
+
 #include "common/buf.h"
 #include "common/err.h"
 
@@ -22,6 +24,9 @@ enum err secret_key_read(const char *name, char **out, struct buf *note);
 
 /* The whole file, which must be text without NUL. Otherwise as above. */
 enum err secret_file_read(const char *name, char **out, struct buf *note);
+
+/* In a time that does not tell how much of given was right. false for an empty or NULL secret. */
+bool secret_is_same(const char *given, const char *secret);
 
 void secret_free(char *secret); /* overwrites it first; takes NULL */
 

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
 #include "common/proc.h"
@@ -392,9 +391,7 @@ int main(int argc, char **argv)
     int status = 0;
 
     proc_start(&args, argc, argv, &gw.conf);
-    fault_init();
     malloc_tune();
-    signal(SIGPIPE, SIG_IGN);
     gw.instance = args.instance;
     snprintf(gw.name, sizeof(gw.name), "gateway-%u", gw.instance);
     e = gw_open(&gw);

@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/json.h"
+
 static const char *space_skip(const char *p, const char *end)
 {
-    while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+    while (p < end && json_is_space(*p))
         p++;
     return p;
 }
@@ -41,7 +43,7 @@ static const char *value_skip(const char *p, const char *end)
             if (--depth == 0)
                 return p + 1;
         }
-        if (depth == 0 && (c == ',' || c == ' ' || c == '\t' || c == '\n' || c == '\r'))
+        if (depth == 0 && (c == ',' || json_is_space(c)))
             return p;
         p++;
     }
@@ -91,88 +93,15 @@ enum err elements_split(const char *text, size_t len, struct member *out, size_t
     return split(text, len, '[', out, max, count);
 }
 
-static int hex4(const char *p)
-{
-    int v = 0, i;
-
-    for (i = 0; i < 4; i++) {
-        char c = p[i];
-
-        v = v * 16 + (c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
-    }
-    return v;
-}
-
-static size_t utf8_put(unsigned cp, char *o)
-{
-    if (cp < 0x80) {
-        o[0] = (char)cp;
-        return 1;
-    }
-    if (cp < 0x800) {
-        o[0] = (char)(0xc0 | cp >> 6);
-        o[1] = (char)(0x80 | (cp & 63));
-        return 2;
-    }
-    if (cp < 0x10000) {
-        o[0] = (char)(0xe0 | cp >> 12);
-        o[1] = (char)(0x80 | (cp >> 6 & 63));
-        o[2] = (char)(0x80 | (cp & 63));
-        return 3;
-    }
-    o[0] = (char)(0xf0 | cp >> 18);
-    o[1] = (char)(0x80 | (cp >> 12 & 63));
-    o[2] = (char)(0x80 | (cp >> 6 & 63));
-    o[3] = (char)(0x80 | (cp & 63));
-    return 4;
-}
-
-/* One escape at p (behind the backslash); returns bytes used, 0 for a lone surrogate. */
-static size_t escape_read(const char *p, const char *end, unsigned *cp)
-{
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *at = strchr(from, *p);
-    unsigned hi, lo;
-
-    if (at != NULL && *p != '\0') {
-        *cp = (unsigned char)to[at - from];
-        return 1;
-    }
-    hi = (unsigned)hex4(p + 1);
-    *cp = hi;
-    if (hi < 0xd800 || hi > 0xdfff)
-        return 5;
-    if (hi > 0xdbff || end - p < 11 || p[5] != '\\' || p[6] != 'u')
-        return 0;
-    lo = (unsigned)hex4(p + 7);
-    if (lo < 0xdc00 || lo > 0xdfff)
-        return 0;
-    *cp = 0x10000 + ((hi - 0xd800) << 10) + (lo - 0xdc00);
-    return 11;
-}
-
 enum err member_string(const char *value, size_t len, char *dst, size_t size)
 {
-    const char *p = value + 1, *end = value + len - 1;
-    size_t o = 0, n;
-    unsigned cp;
+    size_t n;
 
     if (len < 2 || value[0] != '"')
         return ERR_TYPE;
-    while (p < end) {
-        if (o + 5 > size)
-            return ERR_ID;
-        if (*p != '\\') {
-            dst[o++] = *p++;
-            continue;
-        }
-        n = escape_read(p + 1, end, &cp);
-        if (n == 0 || cp == 0)
-            return ERR_ID;
-        o += utf8_put(cp, dst + o);
-        p += n + 1;
-    }
-    dst[o] = '\0';
+    if (!json_unescape(value + 1, len - 2, dst, size - 1, &n) || memchr(dst, '\0', n) != NULL)
+        return ERR_ID;
+    dst[n] = '\0';
     return ERR_OK;
 }
 

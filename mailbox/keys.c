@@ -8,11 +8,9 @@
 #include "common/must.h"
 #include "common/secret.h"
 
-#define KEY_MAX (SECRET_KEY_MAX + 1)
-
 struct key {
-    char text[KEY_MAX]; /* zero padded */
-    char *tenant;       /* NULL: a worker's */
+    char *text;
+    char *tenant; /* NULL: a worker's */
 };
 
 struct keys {
@@ -23,18 +21,15 @@ struct keys {
 
 static enum err key_read(const char *name, struct key *k, struct buf *error)
 {
-    size_t noted = error->len;
-    char *text;
-    enum err e = secret_key_read(name, &text, error);
+    struct buf note = {0};
+    enum err e = secret_key_read(name, &k->text, &note);
 
     if (e != ERR_OK)
-        return e;
-    if (error->len > noted)
-        log_warn("key_exposed", "reason=\"%s\"", buf_cstr(error));
-    error->len = noted;
-    memcpy(k->text, text, strlen(text));
-    secret_free(text);
-    return ERR_OK;
+        buf_add(error, note.base, note.len);
+    else if (note.len > 0)
+        log_warn("key_exposed", "reason=\"%s\"", buf_cstr(&note));
+    buf_fini(&note);
+    return e;
 }
 
 enum err keys_load(const struct conf *c, struct keys **out, struct buf *error)
@@ -66,35 +61,22 @@ void keys_free(struct keys *k)
 
     if (k == NULL)
         return;
-    for (i = 0; i < k->count; i++)
+    for (i = 0; i < k->count; i++) {
+        secret_free(k->items[i].text);
         free(k->items[i].tenant);
-    explicit_bzero(k, sizeof(*k) + k->count * sizeof(k->items[0]));
+    }
     free(k);
-}
-
-static bool is_same(const char *a, const char *b)
-{
-    unsigned char differ = 0;
-    size_t i;
-
-    for (i = 0; i < KEY_MAX; i++)
-        differ |= (unsigned char)(a[i] ^ b[i]);
-    return differ == 0;
 }
 
 enum err keys_check(const struct keys *k, bool local, const char *key, bool *worker,
                     const char **tenant)
 {
-    char given[KEY_MAX] = {0};
     const struct key *found = NULL;
     size_t i;
 
-    if (key != NULL && strlen(key) < KEY_MAX)
-        memcpy(given, key, strlen(key));
-    for (i = 0; i < k->count; i++)
-        if (is_same(given, k->items[i].text))
+    for (i = 0; i < k->count && key != NULL; i++)
+        if (secret_is_same(key, k->items[i].text))
             found = &k->items[i];
-    explicit_bzero(given, sizeof(given));
     if (found != NULL) {
         *worker = found->tenant == NULL;
         *tenant = found->tenant;

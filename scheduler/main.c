@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
-#include "common/fault.h"
 #include "common/log.h"
 #include "common/proc.h"
 #include "scheduler/server.h"
@@ -15,7 +14,6 @@ int main(int argc, char **argv)
     enum err err;
 
     proc_start(&args, argc, argv, &conf);
-    fault_init();
     err = server_open(conf, args.conf_path, &server);
     if (err != ERR_OK) {
         conf_free(conf);

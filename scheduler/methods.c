@@ -9,6 +9,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "common/secret.h"
 #include "scheduler/server.h"
 
 /*
@@ -39,29 +40,16 @@ static void reply(const struct call *c, enum err status, const ProtobufCMessage 
 
 /* ---- peers ---- */
 
-/* In a time that does not tell how much of it was right. */
-static bool same_secret(const char *a, const char *b)
-{
-    size_t len = strlen(a), i;
-    volatile unsigned char differs = 0;
-
-    if (b == NULL || len == 0 || strlen(b) != len)
-        return false;
-    for (i = 0; i < len; i++)
-        differs |= (unsigned char)(a[i] ^ b[i]);
-    return differs == 0;
-}
-
 /* Whose word this is. A local peer was let in by the permissions of the socket. */
 static bool peer_recognise(const struct server *s, struct peer *p, bool local, const char *key)
 {
-    p->trusted = key == NULL || *key == '\0' ? local : same_secret(key, s->peer_key);
+    p->trusted = key == NULL || *key == '\0' ? local : secret_is_same(key, s->peer_key);
     if (p->trusted)
         return true;
     if (key == NULL)
         return false;
     for (size_t i = 0; i < s->conf->key_count; i++)
-        if (same_secret(key, s->keys[i])) {
+        if (secret_is_same(key, s->keys[i])) {
             snprintf(p->tenant, sizeof(p->tenant), "%s", s->conf->keys[i].tenant);
             return true;
         }

@@ -138,6 +138,17 @@ static void a_whole_file_comes_as_it_is(void **state)
     secret_free(got);
 }
 
+static void only_the_same_secret_is_the_same(void **state)
+{
+    (void)state;
+    assert_true(secret_is_same("abc", "abc"));
+    assert_false(secret_is_same("abd", "abc"));
+    assert_false(secret_is_same("ab", "abc"));
+    assert_false(secret_is_same("abcd", "abc"));
+    assert_false(secret_is_same("", ""));
+    assert_false(secret_is_same("abc", NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -145,6 +156,7 @@ int main(void)
         cmocka_unit_test(what_is_no_key_is_refused_and_named),
         cmocka_unit_test(a_file_that_everybody_may_read_is_told),
         cmocka_unit_test(a_name_without_slash_is_a_credential),
+        cmocka_unit_test(only_the_same_secret_is_the_same),
         cmocka_unit_test(a_whole_file_comes_as_it_is),
     };
     int failed;
