@@ -170,6 +170,8 @@ uint64_t brain_next_deadline(const struct core *c)
 
     if (b->sweeping)
         return c->now;
+    if (b->opt.reference && (turn == NULL || c->stats.leases > 0))
+        return UINT64_MAX;
     if (turn != NULL)
         return b->credit_ns + (c->stats.leases > 0 ? TICK_NS : paid_ns(c, turn));
     if (c->stats.leases > 0)

@@ -28,7 +28,8 @@ static struct brain_options options_of(const struct policy_spec *s)
                               .cerr = spec_number(s, "cerr"),
                               .ends = spec_number(s, "end") > 0,
                               .ct = spec_number(s, "ct") > 0,
-                              .fit = spec_number(s, "fit") > 0};
+                              .fit = spec_number(s, "fit") > 0,
+                              .reference = spec_number(s, "reference") > 0};
 
     if (strcmp(spec_str(s, "gate", "auto"), "off") == 0)
         o.gate = GATE_OPEN;

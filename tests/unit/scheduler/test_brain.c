@@ -628,6 +628,23 @@ static void siblings_on_a_shared_document_spread(void **state)
     fixture_close(&f);
 }
 
+static void time_alone_brings_no_tick_where_the_reference_model_is_followed(void **state)
+{
+    const char *policies[] = {"workflow", "workflow:reference=1"};
+
+    (void)state;
+    for (unsigned follows = 0; follows < 2; follows++) {
+        struct core_conf conf = fixture_conf();
+        struct fixture f;
+
+        conf.policy = policies[follows];
+        fixture_open(&f, &conf, 2);
+        assert_int_equal(place(&f, "w", "a").type, ACT_GO);
+        assert_int_equal(core_next_deadline(f.core) > f.now + 10 * NS_PER_S, follows);
+        fixture_close(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -657,6 +674,7 @@ int main(void)
         cmocka_unit_test(credit_does_not_grow_at_an_empty_door),
         cmocka_unit_test(siblings_touch_few_engines_while_long_prefills_are_about),
         cmocka_unit_test(siblings_on_a_shared_document_spread),
+        cmocka_unit_test(time_alone_brings_no_tick_where_the_reference_model_is_followed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
