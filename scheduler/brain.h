@@ -25,7 +25,7 @@ struct brain_options {
     double tax, floor, patience, age;
     double err, terr, kerr, cerr; /* what is wrong on purpose, for tests */
     bool ends, ct, fit;
-    bool reference; /* ticks come with drains alone, as in the reference model */
+    bool reference; /* its ticks, with drains alone, and its exact priorities */
 };
 
 struct brain {

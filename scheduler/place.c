@@ -39,10 +39,11 @@ static void action_wait(struct core *c, const struct wait *w, const struct ask *
 }
 
 /* vLLM's order, lower first: arrival, less a bounded bonus for old workflows. Nobody is overtaken
- * by anyone who came more than a minute later. */
+ * by anyone who came more than a minute later. In milliseconds; exact as the reference model is. */
 static int64_t priority_of(const struct core *c, const struct lease *l)
 {
     uint64_t arrival = c->now - (l->waited_ns < c->now ? l->waited_ns : c->now), age = 0, bonus;
+    uint64_t unit = c->brain.opt.reference ? 1 : NS_PER_MS;
 
     if (!l->engine->priority || c->priority_age < 0)
         return 0;
@@ -50,7 +51,7 @@ static int64_t priority_of(const struct core *c, const struct lease *l)
         age = arrival - l->workflow->created_ns;
     bonus = (uint64_t)((double)age * c->priority_age);
     bonus = bonus < 60 * NS_PER_S ? bonus : 60 * NS_PER_S;
-    return (int64_t)(arrival - (bonus < arrival ? bonus : arrival)) / (int64_t)NS_PER_MS;
+    return (int64_t)(arrival - (bonus < arrival ? bonus : arrival)) / (int64_t)unit;
 }
 
 static void action_go(struct core *c, const struct query *q, const struct lease *l,
