@@ -13,7 +13,7 @@ BUILD=(
     libzmq3-dev libmsgpack-dev
 )
 TEST=(
-    clang clang-tidy clang-format llvm valgrind git file openssl procps
+    clang clang-tidy clang-format libclang-rt-14-dev llvm valgrind git file openssl procps
     python3 python3-venv python3-pip
     wrk systemd man-db
 )
