@@ -456,6 +456,11 @@ bool exchange_is_writing(const struct exchange *x)
     return x->link != NULL && x->link->writing;
 }
 
+bool exchange_is_connecting(const struct exchange *x)
+{
+    return x->link != NULL && x->link->connecting;
+}
+
 void exchange_end(struct exchange *x)
 {
     struct link *l = x->link;

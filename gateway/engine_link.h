@@ -57,7 +57,8 @@ bool exchange_take(struct exchange *x, h2o_buffer_t **buffer, size_t *len);
 size_t exchange_waiting(const struct exchange *x); /* decoded bytes not taken */
 void exchange_pause(struct exchange *x);           /* back-pressure: stop reading */
 void exchange_resume(struct exchange *x);
-bool exchange_is_writing(const struct exchange *x); /* the request is not written out yet */
+bool exchange_is_writing(const struct exchange *x);    /* the request is not written out yet */
+bool exchange_is_connecting(const struct exchange *x); /* the engine has seen nothing of it */
 /* Gives the connection back, or closes it where the answer was not read to its end. Safe to call
  * twice. */
 void exchange_end(struct exchange *x);

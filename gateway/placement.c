@@ -11,6 +11,7 @@
 #include "gateway/finish.h"
 #include "gateway/fleet_told.h"
 #include "gateway/methods.h"
+#include "gateway/stream.h"
 #include "gateway/worker.h"
 
 #define RESUME_PAGE 64u
@@ -580,6 +581,18 @@ static void on_down(void *arg, const char *reason)
     metric_set(gw->m[GW_M_scheduler_up], 0);
 }
 
+/* Its lease has ended. */
+static void revoke_apply(struct gw_request *r, enum err e)
+{
+    if (r->state != GW_WAITING && r->state != GW_DIALING && r->state != GW_STREAMING)
+        return;
+    r->place.held = false;
+    if (e == ERR_ENGINE_GONE && r->state != GW_WAITING)
+        stream_engine_lost(r, e);
+    else
+        request_fail(r, e);
+}
+
 static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
 {
     struct gw *gw = arg;
@@ -595,11 +608,8 @@ static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
         return;
     r = request_find_wire(gw, d->handle);
     if (event == SCHED_EVENT_REVOKE) {
-        if (r != NULL &&
-            (r->state == GW_WAITING || r->state == GW_DIALING || r->state == GW_STREAMING)) {
-            r->place.held = false;
-            request_fail(r, err_from_wire(d->err));
-        }
+        if (r != NULL)
+            revoke_apply(r, err_from_wire(d->err));
     } else if (r != NULL && (r->state == GW_WAITING || r->state == GW_PLACING)) {
         r->place.granted = true;
         decision_apply(r, d);

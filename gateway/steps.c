@@ -217,11 +217,6 @@ void enter_STREAMING(struct gw_request *r)
     r->first_byte_ns = clock_ns();
     if (r->event_stream)
         placement_first_byte(r);
-    if (r->event_stream || r->req->entity.len >= (16u << 10))
-        client_drop_body(r);
-    free(r->digests);
-    r->digests = NULL;
-    r->digest_count = 0;
 }
 
 void enter_CLOSING(struct gw_request *r)

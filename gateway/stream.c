@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gateway/stream.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -10,6 +11,7 @@
 #include "gateway/placement.h"
 #include "gateway/worker.h"
 
+#define DROP_BYTES (16u << 10) /* smaller bodies of short answers are not worth it */
 #define HOLD_BYTES (64u << 10) /* beyond this an engine has to wait for its client */
 
 /* Copies the engine's headers: their bytes are about to go. */
@@ -65,11 +67,22 @@ static void on_head(void *arg, const struct answer *a)
     r->head_ready = true;
 }
 
+/* What another try would have needed. */
+static void retry_forget(struct gw_request *r)
+{
+    if (r->event_stream || r->req->entity.len >= DROP_BYTES)
+        client_drop_body(r);
+    free(r->digests);
+    r->digests = NULL;
+    r->digest_count = 0;
+}
+
 static void answer_start(struct gw_request *r, size_t in_hand)
 {
     h2o_req_t *req = r->req;
 
     r->started = true;
+    retry_forget(r);
     if (r->upstream_done) {
         req->res.content_length = in_hand; /* all is here: no chunks needed */
     } else if (r->answer_length != UINT64_MAX) {
@@ -143,6 +156,66 @@ static bool is_cut_off(const struct gw_request *r)
            (shape == INSPECT_CHAT || shape == INSPECT_COMPLETION || shape == INSPECT_ANTHROPIC);
 }
 
+/* An engine that frames its answer badly has not died. */
+static bool may_retry(struct gw_request *r, enum err e, bool unread)
+{
+    const struct conf_gateway *conf = &r->gw->conf->gateway;
+    struct gw *gw = r->gw;
+    uint64_t now = clock_ns();
+    bool repeatable = r->route->shape == INSPECT_CHAT || r->route->shape == INSPECT_COMPLETION ||
+                      r->route->shape == INSPECT_ANTHROPIC ||
+                      (r->path_len > 0 && r->path[1] != 'v');
+
+    if (r->started || (r->state == GW_STREAMING && e == ERR_ENGINE_PROTO))
+        return false;
+    if (r->place.tries >= conf->retry_max || r->body_dropped || now >= r->total_ns ||
+        (!unread && !repeatable))
+        return false;
+    gw->retry_tokens += (double)(now - gw->retry_at_ns) / 1e9 * 10.0;
+    gw->retry_at_ns = now;
+    if (gw->retry_tokens > 100.0)
+        gw->retry_tokens = 100.0;
+    if (gw->retry_tokens < 1.0)
+        return false;
+    gw->retry_tokens -= 1.0;
+    return true;
+}
+
+/* Forgets an answer of which the client has got nothing. */
+static void answer_forget(struct gw_request *r)
+{
+    r->req->res.headers = (h2o_headers_t){NULL, 0, 0};
+    r->req->res.status = 0;
+    r->event_stream = r->until_close = r->upstream_done = r->tapping = r->head_ready = false;
+    r->answer_length = UINT64_MAX;
+    r->first_byte_ns = r->first_token_ns = 0;
+    tap_start(&r->tap, false, false);
+}
+
+/* No answer from this engine: another one is asked, or that is the end of it. The exchange has
+ * ended. r may be gone afterwards. */
+static void attempt_failed(struct gw_request *r, enum err e, bool unread)
+{
+    struct gw_placement *p = &r->place;
+
+    if (!may_retry(r, e, unread)) {
+        if (r->state == GW_DIALING)
+            placement_failed(r, e);
+        request_fail(r, e);
+        return;
+    }
+    placement_failed(r, e);
+    worker_label_count(r->gw, GW_M_retries, err_code(e), 1);
+    p->tries++;
+    p->last_err = e;
+    p->retried_fresh = false;
+    if (p->avoid_count < GW_AVOID_MAX)
+        p->avoid[p->avoid_count++] = p->engine;
+    if (r->state == GW_STREAMING)
+        answer_forget(r);
+    gw_goto(r, GW_PLACING, err_code(e));
+}
+
 /* Sends what there is. r may be gone afterwards. */
 static void pump(struct gw_request *r)
 {
@@ -156,7 +229,8 @@ static void pump(struct gw_request *r)
     bytes = bytes_take(r);
     if (is_cut_off(r)) {
         buffer_drop(r);
-        request_fail(r, ERR_TRUNCATED);
+        exchange_end(&r->x);
+        attempt_failed(r, ERR_TRUNCATED, false);
         return;
     }
     if (bytes.len == 0)
@@ -192,38 +266,12 @@ static void on_end(void *arg)
     pump(r);
 }
 
-static bool may_retry(struct gw_request *r, bool unread)
-{
-    const struct conf_gateway *conf = &r->gw->conf->gateway;
-    struct gw *gw = r->gw;
-    uint64_t now = clock_ns();
-    bool repeatable = r->route->shape == INSPECT_CHAT || r->route->shape == INSPECT_COMPLETION ||
-                      r->route->shape == INSPECT_ANTHROPIC ||
-                      (r->path_len > 0 && r->path[1] != 'v');
-
-    if (r->place.tries >= conf->retry_max || r->body_dropped || now >= r->total_ns ||
-        (!unread && !repeatable))
-        return false;
-    gw->retry_tokens += (double)(now - gw->retry_at_ns) / 1e9 * 10.0;
-    gw->retry_at_ns = now;
-    if (gw->retry_tokens > 100.0)
-        gw->retry_tokens = 100.0;
-    if (gw->retry_tokens < 1.0)
-        return false;
-    gw->retry_tokens -= 1.0;
-    return true;
-}
-
 static void on_fail(void *arg, enum err e, bool unread)
 {
     struct gw_request *r = arg;
     struct gw_placement *p = &r->place;
 
-    if (r->state != GW_DIALING) {
-        request_fail(r, e);
-        return;
-    }
-    if (unread && e == ERR_ENGINE_GONE && !p->retried_fresh) {
+    if (r->state == GW_DIALING && unread && e == ERR_ENGINE_GONE && !p->retried_fresh) {
         /* A kept connection that the engine closed just as it was picked: nothing ran. Once more,
          * over a new one. */
         p->retried_fresh = true;
@@ -231,18 +279,17 @@ static void on_fail(void *arg, enum err e, bool unread)
         enter_DIALING(r);
         return;
     }
-    placement_failed(r, e);
-    if (!may_retry(r, unread)) {
-        request_fail(r, e);
+    attempt_failed(r, e, unread);
+}
+
+void stream_engine_lost(struct gw_request *r, enum err e)
+{
+    bool unread = exchange_is_connecting(&r->x);
+
+    if (r->started)
         return;
-    }
-    worker_label_count(r->gw, GW_M_retries, err_code(e), 1);
-    p->tries++;
-    p->last_err = e;
-    p->retried_fresh = false;
-    if (p->avoid_count < GW_AVOID_MAX)
-        p->avoid[p->avoid_count++] = p->engine;
-    gw_goto(r, GW_PLACING, err_code(e));
+    exchange_end(&r->x);
+    attempt_failed(r, e, unread);
 }
 
 void stream_on_proceed(h2o_generator_t *generator, h2o_req_t *req)

@@ -198,17 +198,17 @@ class RawEngine:
         self.listener.listen(512)
         threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
 
-    def refuse(self):
-        """From now on connections are refused; open ones are reset."""
+    def refuse(self, keep=()):
+        """From now on connections are refused; open ones are reset, except these."""
         listener, self.listener = self.listener, None
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        self.drop()
+        self.drop(keep)
 
-    def drop(self):
-        """Resets every open connection."""
+    def drop(self, keep=()):
+        """Resets every open connection, except these."""
         with self.lock:
-            conns = list(self.conns)
+            conns = [c for c in self.conns if c not in keep]
         for c in conns:
             try:
                 c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -390,6 +390,30 @@ def head_then_hang(conn, request):
     conn.read_body(request)
     conn.stream_head()
     conn.wait_gone(request)
+
+
+def answer_head_then_hang(conn, request):
+    conn.read_body(request)
+    conn.head("200 OK", "Content-Type: application/json", "Content-Length: 1000")
+    conn.wait_gone(request)
+
+
+def head_then(end, *framing):
+    """Begins a stream and dies before its first event."""
+    def step(conn, request):
+        conn.read_body(request)
+        conn.head("200 OK", "Content-Type: text/event-stream", *framing)
+        _end(conn, request, end)
+    return step
+
+
+def answer_head_then(end):
+    """Promises JSON and dies before its first byte."""
+    def step(conn, request):
+        conn.read_body(request)
+        conn.head("200 OK", "Content-Type: application/json", "Content-Length: 1000")
+        _end(conn, request, end)
+    return step
 
 
 def token_then_hang(conn, request):

@@ -118,7 +118,7 @@ def cached(a):
 
 # ---- the whole of it ----
 
-def agents_trace(path, workflows=14, siblings=3, steps=3):
+def agents_trace(path, workflows=24, siblings=3, steps=3):
     """Supervisors with sub-agents that share a brief: [workflow, agent, t, deps, gap, in, out, ref, shared]."""
     rows, first = [], None
     for w in range(workflows):
@@ -181,40 +181,42 @@ def test_agents_go_on_while_engines_and_the_scheduler_die(channel, policy, tmp_p
     calls = agents_trace(tmp_path / "trace")
     # A workflow that ends while nobody schedules is known to the next scheduler until it expires.
     with Brain(channel, policy=policy, scheduler={"workflow_ttl_ms": 60000}) as f:
-        def answered():
-            return f.metrics().sum("slipstream_gateway_requests_total", status="200")
+        def answered():  # its first tokens: looking here is an answered request, too
+            return f.metrics().sum("slipstream_gateway_ttft_seconds_count")
 
         def wait_answered(share):
             wait_until(f"{share} of the calls are answered", 90, lambda: answered() >= share * calls, 0.05)
 
-        victim, other = f.engines[0], f.engines[1]
+        def wait_at_work():
+            return wait_until("one is at work", 20, lambda: next((e for e in f.engines if f.engine_metric(e, "running") > 0), None))
+
         with Replay(f, tmp_path / "trace") as replay:
             wait_answered(0.1)
-            wait_until("it is at work", 20, lambda: f.engine_metric(victim, "running") > 0)
+            victim = wait_at_work()
             f.kill_engine(victim)
             assert victim.id not in f.homes().values(), "a dead engine is somebody's home"
-            wait_answered(0.3)
+            wait_answered(0.2)
             f.return_engine(victim)
             before = f.engine_metric(victim, "requests_total")
             wait_until("the engine that returned is used", 60, lambda: f.engine_metric(victim, "requests_total") > before)
-            wait_answered(0.5)
+            wait_answered(0.25)
             f.restart_scheduler()
-            wait_answered(0.6)
-            wait_until("it is at work", 20, lambda: f.engine_metric(other, "running") > 0)
-            f.kill_engine(other)
-            f.return_engine(other)
+            wait_answered(0.35)
+            victim = wait_at_work()
+            f.kill_engine(victim)
+            f.return_engine(victim)
             report, failed = replay.end()
         assert report["calls"] == calls
         assert len(failed) == min(report["errors"], 10), "it shows the first ten"
-        # Mostly streams that had begun; a few calls get the dead engine's error although none had begun to answer them.
-        lost = ("error in the stream", '"engine_answer_truncated"', '"engine_gone"')
-        strange = [x for x in failed if not any(words in x for words in lost)]
-        assert not strange, "calls failed for other reasons than the death of their engine"
+        strange = [x for x in failed if "error in the stream" not in x]
+        assert not strange, "calls failed that another engine could have had: nothing of an answer had come"
         assert report["errors"] < calls / 5
         f.check_books()
+        wait_until("every call has its line", 10, lambda: len(access(f)) >= calls, 0.1)
         rows = access(f)
         assert len(rows) == calls
-        assert {r["status"] for r in rows if r["end"] not in ("engine_answer_truncated", "engine_gone")} == {"200"}
+        assert {r["status"] for r in rows} == {"200"}
+        assert {r["end"] for r in rows} <= {"ok", "engine_answer_truncated"}
         assert max(int(r["waited_ms"]) for r in rows) <= GATE_WAIT_S * 1000
         assert {r["policy"] for r in rows} <= {"workflow", "alone"}
         assert sum(r["policy"] == "workflow" for r in rows) > 0.7 * calls

@@ -95,6 +95,99 @@ def test_engine_that_dies_before_its_first_byte_is_replaced(pair, step):
     pair.wait_no_lease()
 
 
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("text", ["short", "long " * 10000], ids=["short", "long"])
+@pytest.mark.parametrize("stream,step", [
+    (True, re_.head_then("close", "Transfer-Encoding: chunked")), (True, re_.head_then("reset", "Transfer-Encoding: chunked")),
+    (True, re_.head_then("close")),
+    (False, re_.answer_head_then("close")), (False, re_.answer_head_then("reset"))],
+    ids=["stream-close", "stream-reset", "stream-framed-by-close", "json-close", "json-reset"])
+def test_engine_that_dies_between_head_and_first_byte_of_its_answer_is_replaced(pair, stream, step, text):
+    pair.engines[0].default, pair.engines[1].default = step, re_.ok_stream if stream else re_.ok_json
+
+    def tried():
+        a = pair.chat(text, stream=stream)
+        assert a.status == 200, a
+        assert a.header_all("x-slipstream-engine") == ["b"] and len(a.header_all("content-type")) == 1
+        if stream:
+            assert [json.loads(e)["choices"][0]["delta"]["content"] for e in a.events()[:3]] == ["tok0", "tok1", "tok2"]
+            assert a.events()[-1] == "[DONE]"
+        else:
+            assert a.json() == re_.CHAT
+        return pair.engines[0].count() >= 1
+
+    wait_until("the dying engine got a request", 5, tried)
+    assert pair.engines[1].requests[-1].json()["messages"][0]["content"] == text
+    pair.wait_no_lease()
+
+
+class Refusing:
+    """Two engines; one takes a request with step and then no more connections."""
+
+    def __init__(self, channel, step):
+        self.engines = [re_.RawEngine("a"), re_.RawEngine("b")]
+        self.fleet = Fleet(engines=self.engines, workers=1, channel=channel, with_mailbox=False)
+        self.step = step
+
+    def __enter__(self):
+        self.fleet.__enter__()
+        for e in self.engines:
+            e.script(self.step)
+        self.client = self.fleet.client()
+        self.client.request("POST", PATH, chat("raw", "x"))
+        wait_until("one of them has it", 5, lambda: sum(e.count() for e in self.engines) == 1)
+        self.victim, self.other = sorted(self.engines, key=lambda e: -e.count())
+        self.other.reset()
+        return self
+
+    def __exit__(self, *exc):
+        self.client.close()
+        self.fleet.__exit__(*exc)
+        for e in self.engines:
+            e.close()
+
+    def refuse(self):
+        self.victim.refuse(keep=[self.victim.requests[0].conn])
+
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+@pytest.mark.parametrize("step", ["hang", "answer_head_then_hang"])
+def test_request_taken_back_from_an_unreachable_engine_goes_to_another(channel, step):
+    """Its connection says nothing, as that of a host without power: the scheduler does."""
+    with Refusing(channel, getattr(re_, step)) as x:
+        x.refuse()
+        a = x.client.read_answer()
+        assert a.status == 200, a
+        assert a.header("x-slipstream-engine") == x.other.id and x.other.count() == 1
+        assert x.victim.requests[0].gone.wait(secs(5)), "the engine was not let go"
+        assert x.fleet.metrics().sum("slipstream_gateway_retries_total", reason="engine_gone") == 1
+        x.fleet.wait_no_lease()
+
+
+@pytest.mark.channel
+@pytest.mark.asan_ok
+def test_engine_that_takes_no_more_connections_may_finish_its_answer(channel):
+    go = threading.Event()
+
+    def slow(conn, request):
+        conn.read_body(request)
+        body = json.dumps(re_.CHAT).encode()
+        conn.head("200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}")
+        conn.send(body[:20])
+        assert go.wait(secs(20))
+        conn.send(body[20:])
+
+    with Refusing(channel, slow) as x:
+        head = x.client.read_head()
+        x.refuse()
+        x.fleet.wait_engines([x.other.id])
+        assert x.fleet.chat().status == 200  # the worker has heard what the scheduler said before
+        go.set()
+        assert json.loads(x.client.read_body(head)) == re_.CHAT
+        x.fleet.wait_no_lease()
+
+
 def test_both_die_before_their_first_byte(pair):
     pair.default(re_.read_and_close)
     check_openai(pair.chat(), ("engine_gone", "engine_answer_truncated"), status=502)
