@@ -177,7 +177,6 @@ static void lease_note_workflow(struct core *c, struct lease *l, const struct qu
 {
     struct workflow *w = l->workflow;
 
-    w->ending = q->final;
     if (l->waited_ns > 0 && l->counts) {
         w->waits++;
         w->waited_ns += l->waited_ns;
@@ -224,6 +223,8 @@ static enum err dispatch(struct core *c, const struct ask *ask, const struct cho
         if (!l->first_byte)
             view_dispatched(c, l);
     }
+    if (l->workflow != NULL && ask->wait == NULL) /* else it counted when it came */
+        l->workflow->ending = q->final;
     if (l->workflow != NULL)
         lease_note_workflow(c, l, q);
     policies_tell(c, dispatched, l);

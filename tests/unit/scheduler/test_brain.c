@@ -329,6 +329,30 @@ static void workflow_with_a_request_that_waits_is_neither_idle_nor_ended(void **
     fixture_close(&f);
 }
 
+static void last_request_ends_its_workflow_though_an_earlier_one_was_let_in_after_it(void **state)
+{
+    struct fixture f;
+    struct query early, last;
+
+    (void)state;
+    door_open(&f, "workflow:gate=1:tax=0", 1, 0);
+    served(&f, "v");
+    early = query_of(&f, "w", "a");
+    early.class = 2;
+    held(&f, early);
+    last = query_of(&f, "w", "b");
+    last.class = 0;
+    last.final = true;
+    held(&f, last);
+    end(&f, "v");
+    assert_true(action_of(&f, ACT_GO)->handle == last.handle); /* the other one's GO follows it */
+    assert_int_equal(finish(&f, last.handle, 1000, 0, 10), ERR_OK);
+    assert_non_null(workflow(&f, "w"));
+    assert_int_equal(finish(&f, early.handle, 1000, 0, 10), ERR_OK);
+    assert_null(workflow(&f, "w"));
+    fixture_close(&f);
+}
+
 static void held_requests_hear_when_no_engine_is_left(void **state)
 {
     struct fixture f;
@@ -663,6 +687,7 @@ int main(void)
         cmocka_unit_test(asking_again_under_the_same_name_replaces_the_wait),
         cmocka_unit_test(purged_workflow_takes_its_waits_along),
         cmocka_unit_test(workflow_with_a_request_that_waits_is_neither_idle_nor_ended),
+        cmocka_unit_test(last_request_ends_its_workflow_though_an_earlier_one_was_let_in_after_it),
         cmocka_unit_test(held_requests_hear_when_no_engine_is_left),
         cmocka_unit_test(engine_that_dies_loses_its_claims_and_makes_way),
         cmocka_unit_test(workflow_that_lost_its_kv_holds_nothing_while_it_waits),
