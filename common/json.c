@@ -445,8 +445,10 @@ static bool take_scalar(struct walk *w)
     if (is_next(w, '-') || (w->p < w->end && *w->p >= '0' && *w->p <= '9'))
         return json_number(&w->p, w->end, w->end, &state) == JSON_DONE;
     n = json_literal(w->p, w->end);
+    if (n == 0)
+        return false;
     w->p += n;
-    return n > 0;
+    return true;
 }
 
 /* Behind a value: brackets that close, and the comma (and key) before the next value. depth is 0

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "common/clock.h"
 #include "scheduler/brain.h"
 #include "scheduler/state.h"
 
@@ -114,7 +115,13 @@ void brain_costs(struct core *c, const struct ask *ask)
 
     set_for(i, &ask->able) engines++;
     touch /= 2 * TOUCH_SECONDS * engines;
-    set_for(i, &ask->may) ask->cost[i] = cost(c, ask, &c->fleet.engines[i], touch);
+    set_for(i, &ask->may)
+    {
+        ask->cost[i] = cost(c, ask, &c->fleet.engines[i], touch);
+        /* What rounding left of queues must not tell idle engines apart for ever. */
+        if (!c->brain.opt.reference)
+            ask->cost[i] = nearbyint(ask->cost[i] * NS_PER_S) / NS_PER_S;
+    }
 }
 
 /* A prompt of less than one block says nothing about caches: it goes home, unless that costs a

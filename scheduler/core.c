@@ -101,9 +101,11 @@ static enum err conf_apply(struct core *c, const struct core_conf *conf)
     c->conf.gate_wait_ns = conf->gate_wait_ns;
     c->conf.group_wait_ms = conf->group_wait_ms;
     c->priority_age = PRIORITY_AGE;
+    c->conf.scaled = conf->scaled;
     view_reset(&c->view);
     policies_open(c);
-    learn_switch(c, conf->fit && c->brain.opt.fit);
+    c->view.trust |= conf->scaled;
+    learn_switch(c, conf->fit && !conf->scaled && c->brain.opt.fit);
     return ERR_OK;
 }
 

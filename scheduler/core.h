@@ -77,6 +77,8 @@ struct core_conf {
     double ratio;           /* bytes of prompt text per token to start with; 0: 4 */
     bool ratio_fixed;       /* no ratio is learned from usage */
     bool fit;               /* times and KV sizes of engines are corrected by what they do */
+    bool scaled;            /* model time runs faster: what transport takes is multiplied, so that
+                               nothing is learned from when reports and KV events come */
     uint64_t gate_wait_ns;  /* longest wait of a request that is held; 0: no limit */
     uint32_t group_wait_ms; /* how long siblings of one group wait for each other */
 };

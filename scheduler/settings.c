@@ -26,6 +26,7 @@ struct core_conf settings_core(const struct server *s, const struct conf_schedul
         .gate_wait_ns = conf->gate_wait_ms * NS_PER_MS,
         .group_wait_ms = conf->group_wait_ms,
         .fit = true,
+        .scaled = s->scale != 1,
     };
 
     rules_conf(rules, array, &out);
