@@ -32,11 +32,15 @@ struct conf_list {
 #define CONF_TYPE_flag bool
 #define CONF_TYPE_str char *
 #define CONF_TYPE_list struct conf_list
-#define CONF_TYPE_channel int /* enum rpc_channel: auto nng shm none */
-#define CONF_TYPE_level int   /* enum log_level: error warn info debug */
-#define CONF_TYPE_usage int   /* enum conf_usage */
+#define CONF_TYPE_channel int  /* enum rpc_channel: auto nng shm none */
+#define CONF_TYPE_level int    /* enum log_level: error warn info debug */
+#define CONF_TYPE_usage int    /* enum conf_usage */
+#define CONF_TYPE_overflow int /* enum conf_overflow */
+#define CONF_TYPE_store int    /* enum conf_store */
 
 enum conf_usage { CONF_USAGE_WORKFLOW, CONF_USAGE_ALWAYS, CONF_USAGE_NEVER };
+enum conf_overflow { CONF_OVERFLOW_REJECT, CONF_OVERFLOW_DROP_OLDEST };
+enum conf_store { CONF_STORE_SQLITE, CONF_STORE_MEMORY };
 
 #define CONF(type, name, dflt, min, max, help) CONF_TYPE_##type name;
 struct conf_common {

@@ -54,6 +54,8 @@ static const char *type_name(const struct conf_row *row)
     case CONF_IS_channel:
     case CONF_IS_level:
     case CONF_IS_usage:
+    case CONF_IS_overflow:
+    case CONF_IS_store:
         return "word";
     }
     return "";

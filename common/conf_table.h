@@ -21,7 +21,9 @@ enum conf_type {
     CONF_IS_list,
     CONF_IS_channel,
     CONF_IS_level,
-    CONF_IS_usage
+    CONF_IS_usage,
+    CONF_IS_overflow,
+    CONF_IS_store
 };
 
 /* min, max: of the value, of a string's length, of a list's count; max 0: as much as the type

@@ -281,6 +281,8 @@ enum err conf_value_set(const struct conf_row *row, void *base, const char *text
     case CONF_IS_channel:
     case CONF_IS_level:
     case CONF_IS_usage:
+    case CONF_IS_overflow:
+    case CONF_IS_store:
         return word_set(row, base, text, len, why);
     }
     return ERR_BUG;
@@ -426,6 +428,8 @@ void conf_value_print(const struct conf_row *row, const void *base, struct buf *
     case CONF_IS_channel:
     case CONF_IS_level:
     case CONF_IS_usage:
+    case CONF_IS_overflow:
+    case CONF_IS_store:
         buf_adds(out, word_of(row, *(const int *)at));
         break;
     }
@@ -461,6 +465,8 @@ void conf_range_print(const struct conf_row *row, struct buf *out)
     case CONF_IS_channel:
     case CONF_IS_level:
     case CONF_IS_usage:
+    case CONF_IS_overflow:
+    case CONF_IS_store:
         break;
     }
 }

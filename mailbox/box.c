@@ -487,7 +487,7 @@ void reap(struct mbox_core *c)
     while ((n = list_take(&c->dead_letters)) != NULL) {
         struct letter *l = container_of(n, struct letter, dead);
 
-        c->store->ops->drop(c->store, l->pub.payload);
+        c->store->ops->remove(c->store, l->pub.payload, 0, true);
         free(l);
     }
     while ((n = list_take(&c->dead_boxes)) != NULL)

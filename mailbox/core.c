@@ -34,7 +34,7 @@ void view_add(struct mbox_core *c, const struct copy *k, uint32_t attempt)
 
     o->views = grown(o->views, o->view_len, &o->view_cap, sizeof(o->views[0]));
     o->views[o->view_len++] =
-        (struct mbox_view){.letter = &k->letter->pub, .target = k->box->agent, .attempt = attempt};
+        (struct mbox_view){.letter = k->letter->pub, .target = k->box->agent, .attempt = attempt};
 }
 
 static void name_add(struct mbox_core *c, const char *name)
@@ -201,19 +201,22 @@ static enum err letter_store(struct mbox_core *c, struct letter *l, const struct
 {
     uint64_t left =
         c->limits.total_bytes > c->totals.bytes ? c->limits.total_bytes - c->totals.bytes : 0;
+    struct mbox_record record = {0};
     enum err e = ERR_MAILBOX_FULL;
     size_t stored;
 
     if (l->cost + copies_cost > left)
         goto fail;
-    e = c->store->ops->put(c->store, d->payload, d->payload_len, &l->pub.payload, &stored);
-    if (e == ERR_BUSY)
+    record.payload = d->payload;
+    record.payload_len = d->payload_len;
+    e = c->store->ops->append(c->store, &record, &l->pub.payload, &stored);
+    if (e == ERR_STORE)
         e = ERR_MAILBOX_FULL;
     if (e != ERR_OK)
         goto fail;
     e = ERR_MAILBOX_FULL;
     if (l->cost + copies_cost + stored > left) {
-        c->store->ops->drop(c->store, l->pub.payload);
+        c->store->ops->remove(c->store, l->pub.payload, 0, true);
         goto fail;
     }
     l->cost += stored;
@@ -521,6 +524,14 @@ void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *ev
         break;
     case MBOX_DRAIN:
         on_drain(c);
+        break;
+    case MBOX_COMMIT:
+        break;
+    case MBOX_ACK:
+    case MBOX_HOLD:
+    case MBOX_DEAD:
+    case MBOX_REDRIVE:
+        action_new(c, MBOX_REPLY)->err = ERR_UNIMPLEMENTED;
         break;
     }
     c->out = NULL;

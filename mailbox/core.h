@@ -16,11 +16,20 @@
  * actions; time is what the caller says it is (nanoseconds of a monotonic clock, never going back).
  * What an action points to is valid until the next mbox_step().
  *
+ * A message that came in is pending until MBOX_COMMIT: nobody sees it before the store has it. If
+ * the commit failed it was never there.
+ *
  * A message that is handed out is not gone yet: it rests in a delivery until MBOX_SETTLE. Settled
- * as done it leaves; settled as not done, or when its reader's peer is gone, or after settle_ns, it
- * goes back to its place at the front of its box and is handed out again with the next attempt
- * number. So every message that was taken in leaves by exactly one door: delivered, expired or
- * purged.
+ * as done it leaves, or, asked for under a lease, waits for its MBOX_ACK; settled as not done, or
+ * when its reader's peer is gone, or after settle_ns, or at the end of its lease, it goes back to
+ * its place at the front of its box and is handed out again with the next attempt number. After
+ * max_deliveries, at its expiry, or when a full box drops its oldest, it is a dead letter, which
+ * can be read, driven back or dropped. So every message that was taken in leaves by exactly one
+ * door: delivered, purged, or (from the dead letters) forgotten, and each is counted.
+ *
+ * Order in a box: by priority, then by arrival; what came back is where it was, what was delayed
+ * counts as arriving when it is due. Messages of one group are handed out strictly in order: while
+ * one of them is handed out and not settled, later ones wait for it.
  */
 #define MBOX_ID_LEN 26u               /* of a message id drawn here: 128 bits in base 32 */
 #define MBOX_RECEIVE_BYTES (3u << 20) /* a receive stops before it grows beyond this */
@@ -38,6 +47,14 @@ struct mbox_limits {
     uint64_t total_bytes;       /* payloads as stored, and records */
     uint64_t max_payload_bytes; /* of one message */
     uint64_t ttl_ns, max_wait_ns, idle_ns, settle_ns;
+    uint32_t workflow_messages, total_messages; /* queued, delayed or handed out; dead ones too */
+    uint64_t workflow_bytes;                    /* payloads as sent */
+    bool drop_oldest;        /* a full box drops its oldest to the dead letters, else it refuses */
+    uint32_t max_deliveries; /* then a message is dead; 0: never */
+    uint32_t dead_messages;  /* of one box; beyond: the oldest is forgotten */
+    uint64_t dead_ttl_ns, max_lease_ns, max_keep_ns;
+    uint64_t key_window_ns; /* how long an idempotency key is remembered */
+    uint32_t max_keys;      /* beyond: the oldest is forgotten */
 };
 
 struct mbox_key {
@@ -49,8 +66,9 @@ struct mbox_draft {
     const char *message_id; /* NULL or empty: drawn here */
     const char *source, *target, *type;
     const char *correlation_id, *reply_to, *group;
-    uint32_t priority;
-    uint32_t ttl_ms; /* 0: that of the event */
+    uint32_t priority; /* 0 to 9, higher first */
+    uint32_t ttl_ms;   /* 0: that of the event */
+    uint32_t delay_ms;
     const void *payload;
     size_t payload_len;
 };
@@ -64,7 +82,21 @@ enum mbox_event_kind {
     MBOX_PEER_GONE,
     MBOX_CLOSE,
     MBOX_LIMITS,
-    MBOX_DRAIN
+    MBOX_DRAIN,
+    MBOX_COMMIT,
+    MBOX_ACK,
+    MBOX_HOLD,
+    MBOX_DEAD,
+    MBOX_REDRIVE
+};
+
+enum mbox_ack_kind { MBOX_ACK_DONE, MBOX_ACK_RETURN, MBOX_ACK_EXTEND };
+
+struct mbox_ack {
+    const char *message_id, *receipt;
+    enum mbox_ack_kind kind;
+    uint32_t delay_ms; /* RETURN */
+    uint32_t lease_ms; /* EXTEND; 0: as long as it was given */
 };
 
 struct mbox_event {
@@ -77,8 +109,9 @@ struct mbox_event {
             size_t draft_count;
             const char *const *agents; /* who "*" means besides the boxes that exist */
             size_t agent_count;
-            uint32_t ttl_ms;  /* 0: the configured one */
-            uint64_t wall_ms; /* now, for people */
+            uint32_t ttl_ms;             /* 0: the configured one */
+            uint64_t wall_ms;            /* now, for people */
+            const char *idempotency_key; /* NULL or empty: none */
         } send;
         struct {
             struct mbox_key box;
@@ -89,10 +122,13 @@ struct mbox_event {
             size_t type_count; /* 0: all */
             bool peek;
             bool settle; /* echoed in the action; the core itself always waits for MBOX_SETTLE */
+            uint32_t lease_ms;        /* 0: no lease */
+            const char *resume_after; /* NULL or empty: no stream that comes again */
         } receive;
         struct {
             uint64_t delivery;
             bool done;
+            uint32_t keep_ms; /* with done: kept for resume_after this long */
         } settle;
         struct {
             uint64_t poll;
@@ -102,12 +138,36 @@ struct mbox_event {
             bool purge;
         } close;
         struct mbox_limits limits;
+        struct {
+            bool ok;
+        } commit;
+        struct {
+            struct mbox_key box;
+            const struct mbox_ack *acks;
+            size_t ack_count;
+            uint64_t wall_ms;
+        } ack;
+        struct {
+            struct mbox_key box;
+            const char *const *message_ids;
+            size_t id_count;
+        } hold;
+        struct {
+            struct mbox_key box;
+            uint32_t max;      /* 0: 10 */
+            const char *after; /* message id; NULL or empty: from the oldest on */
+        } dead;
+        struct {
+            struct mbox_key box;
+            const char *const *message_ids;
+            size_t id_count; /* 0: all */
+            bool drop;
+        } redrive;
     };
 };
 
-/* The part of a message that the copies of a broadcast share. */
 struct mbox_letter {
-    uint64_t payload; /* in the store */
+    uint64_t payload; /* ref in the store */
     uint32_t payload_len;
     uint32_t priority;
     uint64_t created_ns;
@@ -116,31 +176,42 @@ struct mbox_letter {
     const char *correlation_id, *reply_to, *group; /* "" where not given */
 };
 
+#define MBOX_RECEIPT_MAX 64u
+
 struct mbox_view {
-    const struct mbox_letter *letter;
+    struct mbox_letter letter;
     const char *target;
-    uint32_t attempt; /* 1 = first delivery; in a peek: deliveries so far */
+    uint32_t attempt;               /* 1 = first delivery; in a peek: deliveries so far */
+    char receipt[MBOX_RECEIPT_MAX]; /* "" without a lease */
+    uint64_t lease_end_ns;          /* of the core's clock; 0 without a lease */
+    enum mbox_dead dead;
+    uint64_t dead_ns; /* when it died, of the core's clock */
 };
 
 /*
- * SEND gives one MBOX_SENT for each draft, in order. RECEIVE, SETTLE, UNPARK and CLOSE give one
- * MBOX_REPLY. Any event may end parked polls before and after that: MBOX_POLL_END.
+ * SEND gives one MBOX_SENT for each draft, in order, or one MBOX_REPLY (ERR_IDEMPOTENCY: the key
+ * came with another body). What SENT promises holds only after the MBOX_COMMIT that follows.
+ * RECEIVE, SETTLE, UNPARK, CLOSE, HOLD, DEAD and REDRIVE give one MBOX_REPLY, ACK one MBOX_ACKED
+ * for each ack, in order. Any event may end parked polls before and after that: MBOX_POLL_END.
  */
-enum mbox_action_kind { MBOX_SENT, MBOX_REPLY, MBOX_POLL_END };
+enum mbox_action_kind { MBOX_SENT, MBOX_REPLY, MBOX_POLL_END, MBOX_ACKED };
 
 struct mbox_action {
     enum mbox_action_kind kind;
     enum err err;
-    uint32_t retry_ms;      /* SENT */
-    uint64_t peer, poll;    /* POLL_END */
-    uint64_t delivery;      /* 0: nothing to settle */
-    bool settle;            /* as asked; false: settle it as soon as it was handed over */
-    bool parked;            /* REPLY to RECEIVE */
-    uint32_t more;          /* messages left in the box */
-    uint64_t waited_ns;     /* POLL_END */
-    uint32_t first, count;  /* into views (REPLY, POLL_END) or names (SENT: queued for) */
-    uint32_t dropped, left; /* REPLY to CLOSE */
-    char message_id[257];   /* SENT */
+    uint32_t retry_ms;     /* SENT */
+    uint64_t peer, poll;   /* POLL_END */
+    uint64_t delivery;     /* 0: nothing to settle */
+    bool settle;           /* as asked; false: settle it as soon as it was handed over */
+    bool parked;           /* REPLY to RECEIVE */
+    bool replayed;         /* SENT: the answer to an earlier request with this key */
+    uint64_t lease_end_ns; /* ACKED, after EXTEND: of the core's clock */
+    uint32_t more;         /* messages left in the box; REPLY to DEAD: dead letters behind these */
+    uint64_t waited_ns;    /* POLL_END */
+    uint32_t first, count; /* into views (REPLY, POLL_END) or names (SENT: queued for) */
+    uint32_t dropped,
+        left; /* REPLY to CLOSE; REDRIVE: moved or dropped, left; HOLD: held in dropped */
+    char message_id[257]; /* SENT */
 };
 
 /* The caller's array; grows as needed and is reused. Zeroed is a valid empty one. */
@@ -159,6 +230,13 @@ void mbox_actions_fini(struct mbox_actions *a);
 struct mbox_core *mbox_new(const struct mbox_limits *limits, struct mbox_store *store,
                            uint64_t seed);
 void mbox_free(struct mbox_core *c);
+/* Takes over what the store holds from before, once, before the first step. Deliveries and leases
+ * of that time are over; receipts of messages that nobody took since are still good for an ack. */
+enum err mbox_restore(struct mbox_core *c, uint64_t now_ns, uint64_t wall_ms);
+
+/* Messages came in, or something else changed, since the last MBOX_COMMIT. The caller commits the
+ * store and says MBOX_COMMIT before it answers. */
+bool mbox_needs_commit(const struct mbox_core *c);
 
 /* Empties out first. Deadlines that passed by now_ns come before the event. */
 void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *event,
@@ -166,18 +244,21 @@ void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *ev
 uint64_t mbox_next_deadline(const struct mbox_core *c); /* UINT64_MAX: none */
 
 struct mbox_totals {
-    uint64_t sent, delivered, redelivered, expired, rejected, purged; /* copies, since the start */
-    uint64_t queued, unsettled;                                       /* copies, now */
-    uint64_t bytes; /* counted against total_bytes */
-    uint32_t boxes, workflows, waiting;
+    /* copies, since the start; dead: of whatever reason, expired ones counted there too; forgotten:
+     * dead letters that were dropped, or gave way */
+    uint64_t sent, delivered, redelivered, expired, rejected, purged, dead, redriven, forgotten;
+    uint64_t replayed; /* requests answered by their idempotency key */
+    uint64_t queued, unsettled, leased, delayed, dead_now, kept; /* copies, now */
+    uint64_t bytes;                                              /* counted against total_bytes */
+    uint32_t boxes, workflows, waiting, keys;
 };
 void mbox_totals(const struct mbox_core *c, struct mbox_totals *out);
 
 struct mbox_box_info {
-    uint32_t depth, unsettled, waiting;
+    uint32_t depth, unsettled, leased, delayed, dead, kept, waiting;
     uint64_t bytes;
     uint64_t oldest_ns; /* age of the oldest queued message */
-    uint64_t sent, delivered, expired, rejected;
+    uint64_t sent, delivered, redelivered, expired, rejected;
 };
 bool mbox_box_find(const struct mbox_core *c, uint64_t now_ns, struct mbox_key key,
                    struct mbox_box_info *out);

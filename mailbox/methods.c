@@ -71,7 +71,7 @@ static char *unconst(const char *s)
 
 static void message_fill(Slipstream__V1__Message *m, const struct mbox_view *v)
 {
-    const struct mbox_letter *l = v->letter;
+    const struct mbox_letter *l = &v->letter;
 
     slipstream__v1__message__init(m);
     m->message_id = unconst(l->id);
@@ -91,11 +91,11 @@ static void payload_gather(struct server *s, const struct mbox_view *v)
 {
     struct buf *to = &s->scratch->payloads;
     size_t before = to->len;
-    enum err e = s->store->ops->get(s->store, v->letter->payload, to);
+    enum err e = s->store->ops->get(s->store, v->letter.payload, to);
 
     if (e == ERR_OK)
         return;
-    log_error("payload_lost", "message=%s error=%s", v->letter->id, err_code(e));
+    log_error("payload_lost", "message=%s error=%s", v->letter.id, err_code(e));
     to->len = before;
     buf_adds(to, "null");
 }
@@ -137,7 +137,7 @@ static void handed_over(struct server *s, const struct mbox_action *a, uint64_t 
 
     if (e == ERR_OK)
         for (i = 0; i < a->count; i++)
-            meters_delivered(s->meters, now - s->out.views[a->first + i].letter->created_ns);
+            meters_delivered(s->meters, now - s->out.views[a->first + i].letter.created_ns);
     if (a->delivery == 0 || (a->settle && e == ERR_OK))
         return;
     if (s->due_len == s->due_cap) {
@@ -491,6 +491,12 @@ static void on_get_status(const struct call *c, void *request)
     rpc_reply(c->s->rpc, c->token, ERR_OK, &status.base);
 }
 
+static void on_unimplemented(const struct call *c, void *request)
+{
+    (void)request;
+    refuse(c, ERR_UNIMPLEMENTED);
+}
+
 /* ---- the table: mailbox.proto, in its order ---- */
 
 static const struct method {
@@ -507,6 +513,10 @@ static const struct method {
     {"CloseWorkflow", 0, 8, on_close},
     {"GetCounts", 0, 8, on_get_counts},
     {"GetStatus", 0, 8, on_get_status},
+    {"Ack", 4, DOOR_MESSAGES * 6 + 8, on_unimplemented},
+    {"Hold", 0, DOOR_MESSAGES + 8, on_unimplemented},
+    {"ListDead", 0, 8, on_unimplemented},
+    {"Redrive", 0, DOOR_MESSAGES + 8, on_unimplemented},
 };
 #define METHODS (sizeof(methods) / sizeof(methods[0]))
 

@@ -199,7 +199,7 @@ static void limits_apply(struct server *s, struct conf *conf, struct keys *keys)
     s->keys = keys;
     e.limits = limits_of(&conf->mailbox);
     server_step(s, &e);
-    store_memory_compress_from(s->store, conf->mailbox.compress_bytes);
+    s->store->ops->compress_from(s->store, conf->mailbox.compress_bytes);
     log_set_level((enum log_level)conf->common.log_level);
 }
 

@@ -31,7 +31,7 @@ struct memory {
     size_t compress_bytes;
     struct slot *slots;
     uint32_t len, cap, free_head; /* free_head: slot + 1, 0 none */
-    uint64_t bytes;
+    uint64_t bytes, commits;
     char *scratch; /* for compressing */
     size_t scratch_len;
 };
@@ -104,26 +104,26 @@ static size_t compress(struct memory *m, const void *payload, size_t len)
     return n > 0 ? (size_t)n : 0;
 }
 
-static enum err memory_put(struct mbox_store *s, const void *payload, size_t len, uint64_t *id,
-                           size_t *stored)
+static enum err memory_append(struct mbox_store *s, const struct mbox_record *r, uint64_t *ref,
+                              size_t *stored)
 {
     struct memory *m = memory_of(s);
+    size_t len = r->payload_len, n;
     struct slot *slot;
     uint32_t at;
-    size_t n;
 
     if (len > MBOX_PAYLOAD_MAX)
         return ERR_TOO_LARGE;
     if (fault_hits(FAULT_store_full))
-        return ERR_BUSY;
-    n = compress(m, payload, len);
+        return ERR_STORE;
+    n = compress(m, r->payload, len);
     at = slot_take(m);
     slot = &m->slots[at];
-    slot->blob = n > 0 ? blob_new(m->scratch, n) : blob_new(payload, len);
+    slot->blob = n > 0 ? blob_new(m->scratch, n) : blob_new(r->payload, len);
     slot->blob->compressed = n > 0;
     slot->blob->raw_len = (uint32_t)len;
     m->bytes += slot->blob->stored_len;
-    *id = (uint64_t)slot->generation << 32 | (at + 1);
+    *ref = (uint64_t)slot->generation << 32 | (at + 1);
     *stored = slot->blob->stored_len;
     return ERR_OK;
 }
@@ -150,12 +150,13 @@ static enum err memory_get(struct mbox_store *s, uint64_t id, struct buf *out)
     return ERR_OK;
 }
 
-static void memory_drop(struct mbox_store *s, uint64_t id)
+static void memory_remove(struct mbox_store *s, uint64_t ref, uint64_t copy, bool last)
 {
     struct memory *m = memory_of(s);
-    struct slot *slot = slot_find(m, id);
+    struct slot *slot = slot_find(m, ref);
 
-    if (slot == NULL)
+    (void)copy;
+    if (slot == NULL || !last)
         return;
     m->bytes -= slot->blob->stored_len;
     free(slot->blob);
@@ -165,9 +166,48 @@ static void memory_drop(struct mbox_store *s, uint64_t id)
     m->free_head = (uint32_t)(slot - m->slots) + 1;
 }
 
-static uint64_t memory_bytes(const struct mbox_store *s)
+static void memory_mark(struct mbox_store *s, uint64_t ref, const struct mbox_copy_record *copy)
 {
-    return memory_of_const(s)->bytes;
+    (void)s;
+    (void)ref;
+    (void)copy;
+}
+
+static void memory_remember(struct mbox_store *s, const struct mbox_answer_record *a)
+{
+    (void)s;
+    (void)a;
+}
+
+static void memory_forget(struct mbox_store *s, uint64_t answer)
+{
+    (void)s;
+    (void)answer;
+}
+
+static enum err memory_commit(struct mbox_store *s)
+{
+    memory_of(s)->commits++;
+    return ERR_OK;
+}
+
+static enum err memory_scan(struct mbox_store *s, const struct mbox_scan *calls)
+{
+    (void)s;
+    (void)calls;
+    return ERR_OK;
+}
+
+static void memory_stats(const struct mbox_store *s, struct mbox_store_stats *out)
+{
+    const struct memory *m = memory_of_const(s);
+
+    *out = (struct mbox_store_stats){.payload_bytes = m->bytes, .commits = m->commits};
+}
+
+static void memory_compress_from(struct mbox_store *s, size_t bytes)
+{
+    memory_of(s)->compress_bytes = bytes;
 }
 
 static void memory_close(struct mbox_store *s)
@@ -188,10 +228,17 @@ static void memory_close(struct mbox_store *s)
 struct mbox_store *store_memory_open(size_t compress_bytes)
 {
     static const struct mbox_store_ops ops = {
-        .put = memory_put,
+        .name = "memory",
+        .append = memory_append,
         .get = memory_get,
-        .drop = memory_drop,
-        .bytes = memory_bytes,
+        .mark = memory_mark,
+        .remove = memory_remove,
+        .remember = memory_remember,
+        .forget = memory_forget,
+        .commit = memory_commit,
+        .scan = memory_scan,
+        .stats = memory_stats,
+        .compress_from = memory_compress_from,
         .close = memory_close,
     };
     struct memory *m = calloc(1, sizeof(*m));
@@ -200,9 +247,4 @@ struct mbox_store *store_memory_open(size_t compress_bytes)
     m->store.ops = &ops;
     m->compress_bytes = compress_bytes;
     return &m->store;
-}
-
-void store_memory_compress_from(struct mbox_store *s, size_t compress_bytes)
-{
-    memory_of(s)->compress_bytes = compress_bytes;
 }

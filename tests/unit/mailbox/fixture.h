@@ -26,6 +26,14 @@ struct fixture {
     struct buf text;
 };
 
+static inline uint64_t stored_bytes(const struct fixture *f)
+{
+    struct mbox_store_stats stats;
+
+    f->store->ops->stats(f->store, &stats);
+    return stats.payload_bytes;
+}
+
 static inline struct mbox_limits fixture_limits(void)
 {
     return (struct mbox_limits){
@@ -57,7 +65,7 @@ static inline struct fixture *fixture_new(struct mbox_limits limits)
 static inline void fixture_free(struct fixture *f)
 {
     mbox_free(f->core);
-    assert_int_equal(f->store->ops->bytes(f->store), 0);
+    assert_int_equal(stored_bytes(f), 0);
     f->store->ops->close(f->store);
     mbox_actions_fini(&f->out);
     buf_fini(&f->text);
@@ -110,8 +118,7 @@ static inline const struct mbox_view *view(const struct fixture *f, const struct
 static inline const char *payload(struct fixture *f, const struct mbox_action *a, uint32_t i)
 {
     buf_clear(&f->text);
-    assert_int_equal(f->store->ops->get(f->store, view(f, a, i)->letter->payload, &f->text),
-                     ERR_OK);
+    assert_int_equal(f->store->ops->get(f->store, view(f, a, i)->letter.payload, &f->text), ERR_OK);
     return buf_cstr(&f->text);
 }
 

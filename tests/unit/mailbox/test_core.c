@@ -18,7 +18,7 @@ static void messages_come_out_in_the_order_they_went_in(void **state)
     assert_string_equal(payload(f, a, 0), "1");
     assert_string_equal(payload(f, a, 1), "2");
     assert_string_equal(view(f, a, 0)->target, "a");
-    assert_string_equal(view(f, a, 0)->letter->source, "src");
+    assert_string_equal(view(f, a, 0)->letter.source, "src");
     assert_int_equal(view(f, a, 0)->attempt, 1);
     a = receive(f, "a", 2);
     assert_int_equal(a->count, 1);
@@ -256,18 +256,18 @@ a_broadcast_reaches_every_known_agent_but_the_sender_and_shares_its_payload(void
     assert_string_equal(f->out.names[a->first], "a");
     assert_string_equal(f->out.names[a->first + 1], "b");
     assert_string_equal(f->out.names[a->first + 2], "c");
-    stored = f->store->ops->bytes(f->store);
+    stored = stored_bytes(f);
     assert_int_equal(stored, 200);
     assert_int_equal(receive(f, "me", 1)->count, 0);
     assert_int_equal(settle(f, 1, receive(f, "a", 1)->delivery, true), ERR_OK);
     assert_int_equal(settle(f, 1, receive(f, "b", 1)->delivery, true), ERR_OK);
-    assert_int_equal(f->store->ops->bytes(f->store), 200);
+    assert_int_equal(stored_bytes(f), 200);
     a = receive(f, "c", 1);
     assert_string_equal(payload(f, a, 0), text);
     assert_string_equal(view(f, a, 0)->target, "c");
     assert_int_equal(settle(f, 1, a->delivery, true), ERR_OK);
     tick(f, 1);
-    assert_int_equal(f->store->ops->bytes(f->store), 0);
+    assert_int_equal(stored_bytes(f), 0);
     fixture_free(f);
 }
 
@@ -674,7 +674,7 @@ static void one_event_of_many_messages_serves_a_reader_once_with_all(void **stat
     assert_int_equal(f->out.items[2].err, ERR_OK);
     assert_string_equal(f->out.items[2].message_id, "mine");
     assert_int_equal(poll_end(f, 0)->count, 2);
-    assert_string_equal(view(f, poll_end(f, 0), 1)->letter->id, "mine");
+    assert_string_equal(view(f, poll_end(f, 0), 1)->letter.id, "mine");
     fixture_free(f);
 }
 

@@ -135,7 +135,7 @@ static void check_views(struct model *m, const struct mbox_action *a, size_t box
         k = &p->items[at++];
         assert_int_equal(sscanf(payload(m->f, a, i), "%u", &number), 1);
         assert_int_equal(number, k->number);
-        assert_int_equal(v->letter->payload_len, k->len);
+        assert_int_equal(v->letter.payload_len, k->len);
         assert_string_equal(v->target, agents[box % AGENTS]);
         assert_int_equal(v->attempt, k->attempts + (peek ? 0 : 1));
         if (peek)
