@@ -122,8 +122,8 @@ struct rpc_server_conf {
      * channel with free()). */
     enum err (*on_hello)(void *arg, struct rpc_peer *peer, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason);
-    /* One call, of a method that the service has. Answer it before returning with rpc_reply
-     * (one-way: token 0, no answer). */
+    /* One call, of a method that the service has. Answer it with rpc_reply() before returning or,
+     * keeping the token, until the next rpc_server_flush() (one-way: token 0, no answer). */
     void (*on_call)(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,
                     uint32_t timeout_ms, const uint8_t *body, size_t len);
     /* The peer's link is down for good (no new hello of the same session within 500 ms). */
@@ -135,11 +135,17 @@ struct rpc_server_conf {
 enum err rpc_server_open(const struct rpc_server_conf *conf, struct rpc_host host,
                          struct rpc_server **out);
 void rpc_server_close(struct rpc_server *s); /* on_gone comes for every peer; not from a callback */
-/* Sends what events this loop turn gathered. Call at the end of each turn. */
+/* Sends what events and late answers this loop turn gathered, and ends the tokens of calls that
+ * nobody answered. Call at the end of each turn, not from inside a callback. */
 void rpc_server_flush(struct rpc_server *s);
-/* Once per token, inside on_call. body may be NULL. ERR_TOO_LARGE, ERR_BUSY (the peer reads too
- * slowly): the caller got that status instead of the body. A call that is not answered times out at
- * the caller. */
+/*
+ * Once per token, inside on_call or later, until the next rpc_server_flush(): so a server may work
+ * once for all calls of a loop turn and then answer them. Over nng the answers to one frame travel
+ * together, when the last of its calls is answered or with the flush. body may be NULL.
+ * ERR_TOO_LARGE, ERR_BUSY (the peer reads too slowly): the caller got that status instead of the
+ * body. ERR_GONE: nobody waits for it, as the peer's link has ended or the token has. A call that
+ * is not answered times out at the caller.
+ */
 enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
                    const ProtobufCMessage *body);
 /* Delivered once and in order while the peer lives, also over a reconnect. ERR_TOO_LARGE, ERR_BUSY

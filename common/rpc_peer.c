@@ -39,6 +39,16 @@ static void unpark(struct rpc_peer *p)
         peer_answer_slot(p, slot);
 }
 
+static void unask(struct rpc_peer *p)
+{
+    struct nngs_slot *slot = p->asked;
+
+    peer_forget_deferred(p);
+    p->asked = NULL;
+    if (slot != NULL && !p->server->is_closing)
+        peer_answer_slot(p, slot);
+}
+
 static void on_park_timer(struct timer *t)
 {
     unpark(container_of(t, struct rpc_peer, park_timer));
@@ -88,6 +98,7 @@ static void peer_leave_pipe(struct rpc_peer *p)
 {
     struct rpc_pipe *pipe = p->pipe != 0 ? pipe_find(p->server, p->pipe) : NULL;
 
+    unask(p);
     unpark(p);
     timer_stop(p->server->host.timers, &p->park_timer);
     p->pipe = 0;

@@ -17,27 +17,25 @@
  * A peer is a session, not a connection: it outlives its pipe for half a second, so that a client
  * that lost only the link finds its leases and unconfirmed events again. Answers gather in out,
  * events in events until they are confirmed; peer_deliver() moves both to whatever carrier the
- * peer has.
+ * peer has. A call that its owner does not answer at once is deferred: its token is good until the
+ * next flush, and over nng the slot of its frame waits as long.
  *
  * Not here: hello, pipes and rings (rpc_peer.c).
  */
 #define OUT_BYTES_MAX (16u << 20)
 #define EVENT_BYTES_MAX (16u << 20)
 #define RETRY_NS NS_PER_MS
+#define DEFERRED_KEPT 4096u
 
 /* ---- answers ---- */
 
-enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
-                   const ProtobufCMessage *body)
+static enum err answer_add(struct rpc_peer *p, uint32_t id, enum err status,
+                           const ProtobufCMessage *body)
 {
-    struct rpc_peer *p = s->current;
-    struct frame_call answer = {.id = s->current_id, .status = status};
+    struct frame_call answer = {.id = id, .status = status};
     size_t max, before;
     enum err e = ERR_OK;
 
-    if (p == NULL || token == 0 || token != s->current_token)
-        return ERR_GONE;
-    s->current_token = 0;
     if (fault_hits(FAULT_rpc_answer_lost))
         return ERR_OK;
     max = (p->ring != NULL ? RPC_RING_FRAME_MAX : RPC_NNG_FRAME_MAX) - FRAME_HEAD_BYTES;
@@ -54,6 +52,85 @@ enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
         answer.status = e;
         frame_add_call(&p->out, &answer, NULL);
     }
+    return e;
+}
+
+static void peer_mark(struct rpc_peer *p) /* the flush looks at it */
+{
+    if (list_is_empty(&p->dirty_link))
+        list_push(&p->server->dirty, &p->dirty_link);
+}
+
+static void asked_answer(struct rpc_peer *p)
+{
+    struct nngs_slot *slot = p->asked;
+
+    p->asked = NULL;
+    if (slot != NULL)
+        peer_answer_slot(p, slot);
+}
+
+static void defer(struct rpc_server *s, struct rpc_peer *p)
+{
+    if (s->deferred_count == s->deferred_max) {
+        s->deferred_max = s->deferred_max > 0 ? 2 * s->deferred_max : 64;
+        s->deferred = realloc(s->deferred, s->deferred_max * sizeof(*s->deferred));
+        must(s->deferred != NULL);
+    }
+    s->deferred[s->deferred_count++] =
+        (struct deferred_call){.token = s->current_token, .peer = p, .id = s->current_id};
+    p->deferred++;
+    peer_mark(p);
+}
+
+static struct deferred_call *deferred_find(const struct rpc_server *s, uint64_t token)
+{
+    size_t low = 0, high = s->deferred_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (s->deferred[middle].token < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < s->deferred_count && s->deferred[low].token == token ? &s->deferred[low] : NULL;
+}
+
+void peer_forget_deferred(struct rpc_peer *p)
+{
+    struct rpc_server *s = p->server;
+
+    for (size_t i = 0; i < s->deferred_count && p->deferred > 0; i++)
+        if (s->deferred[i].peer == p) {
+            s->deferred[i].peer = NULL;
+            p->deferred--;
+        }
+}
+
+enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
+                   const ProtobufCMessage *body)
+{
+    struct deferred_call *d;
+    struct rpc_peer *p;
+    enum err e;
+
+    if (token == 0)
+        return ERR_GONE;
+    if (token == s->current_token) {
+        s->current_token = 0;
+        return answer_add(s->current, s->current_id, status, body);
+    }
+    d = deferred_find(s, token);
+    p = d != NULL ? d->peer : NULL;
+    if (p == NULL)
+        return ERR_GONE;
+    d->peer = NULL;
+    p->deferred--;
+    e = answer_add(p, d->id, status, body);
+    if (p->deferred == 0)
+        asked_answer(p);
     return e;
 }
 
@@ -81,8 +158,7 @@ enum err rpc_event(struct rpc_server *s, struct rpc_peer *p, unsigned event,
         return ERR_TOO_LARGE;
     }
     p->next_event++;
-    if (list_is_empty(&p->dirty_link))
-        list_push(&s->dirty, &p->dirty_link);
+    peer_mark(p);
     return ERR_OK;
 }
 
@@ -187,7 +263,8 @@ void peer_deliver(struct rpc_peer *p)
     }
     if (p->parked == NULL)
         return;
-    if (p->out.len > 0) { /* answers that did not fit the frame they belonged to */
+    if (p->out.len > 0 &&
+        p->asked == NULL) { /* answers that did not fit the frame they belonged to */
         struct nngs_slot *slot = p->parked;
 
         p->parked = NULL;
@@ -201,8 +278,19 @@ void rpc_server_flush(struct rpc_server *s)
 {
     struct list *n;
 
-    while ((n = list_take(&s->dirty)) != NULL)
-        peer_deliver(container_of(n, struct rpc_peer, dirty_link));
+    s->deferred_count = 0;
+    if (s->deferred_max > DEFERRED_KEPT) {
+        free(s->deferred);
+        s->deferred = NULL;
+        s->deferred_max = 0;
+    }
+    while ((n = list_take(&s->dirty)) != NULL) {
+        struct rpc_peer *p = container_of(n, struct rpc_peer, dirty_link);
+
+        p->deferred = 0;
+        asked_answer(p);
+        peer_deliver(p);
+    }
 }
 
 /* ---- frames coming in ---- */
@@ -234,6 +322,8 @@ static void take_call(struct rpc_peer *p, const struct frame_call *call)
     s->current_token = call->id != 0 ? ++s->last_token : 0;
     s->conf.on_call(s->conf.arg, p, method, s->current_token, call->timeout_ms, call->body,
                     call->len);
+    if (s->current_token != 0)
+        defer(s, p);
     s->current = NULL;
     s->current_token = 0;
 }
@@ -285,8 +375,12 @@ void peer_take_nng_frame(struct rpc_peer *p, struct nngs_slot *slot, struct fram
         peer_park(p, slot);
     } else if (head->seq > p->rx_seq) {
         p->rx_seq = head->seq;
+        asked_answer(p); /* of a client that did not wait for it */
         take_calls(p, r);
-        peer_answer_slot(p, slot);
+        if (p->deferred > 0)
+            p->asked = slot;
+        else
+            peer_answer_slot(p, slot);
     } else {
         nngs_answer(slot, NULL, 0, NULL, 0); /* handled before: nobody may send a frame twice */
     }
@@ -300,6 +394,7 @@ static void server_free(struct rpc_server *s)
     timer_stop(s->host.timers, &s->sweep_timer);
     ring_door_close(s->door);
     nngs_close(s->wire);
+    free(s->deferred);
     free(s);
 }
 

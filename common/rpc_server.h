@@ -35,6 +35,8 @@ struct rpc_peer { /* a session; on rpc_server.peers from hello to on_gone */
     struct ring_link *ring; /* NULL: none */
     uint64_t ring_token;    /* 0: no ring is on offer */
     struct nngs_slot *parked;
+    struct nngs_slot *asked; /* of the frame whose calls are not all answered; NULL: none */
+    unsigned deferred;       /* its entries in rpc_server.deferred */
     uint64_t heard_ns;
 
     uint64_t tx_seq, rx_seq;
@@ -46,6 +48,12 @@ struct rpc_peer { /* a session; on rpc_server.peers from hello to on_gone */
     struct timer park_timer;  /* a parked Next is answered empty */
     struct timer gone_timer;  /* runs while the link is down */
     struct timer retry_timer; /* the ring was full */
+};
+
+struct deferred_call { /* its owner has not answered it in on_call and may until the next flush */
+    uint64_t token;
+    struct rpc_peer *peer; /* NULL: answered, or the peer's link has ended */
+    uint32_t id;
 };
 
 struct rpc_server {
@@ -61,12 +69,16 @@ struct rpc_server {
     struct rpc_peer *current; /* whose call is being handled */
     uint32_t current_id;
     uint64_t current_token, last_token;
+
+    struct deferred_call *deferred; /* by token, ascending */
+    size_t deferred_count, deferred_max;
 };
 
 /* rpc_server.c */
 void peer_answer_slot(struct rpc_peer *p, struct nngs_slot *slot);
 void peer_deliver(struct rpc_peer *p); /* sends what waits, as far as the carrier takes it */
 enum err peer_take_ring_frame(struct rpc_peer *p, const uint8_t *data, size_t len);
+void peer_forget_deferred(struct rpc_peer *p); /* nobody waits for these answers any more */
 void peer_take_nng_frame(struct rpc_peer *p, struct nngs_slot *slot, struct frame_reader *r,
                          const struct frame_head *head);
 

@@ -43,6 +43,14 @@ static uint64_t report_sum, last_handle;
 static unsigned disorder;
 static struct rpc_peer *peer;
 static bool is_mute; /* the server leaves calls unanswered */
+static struct kept {
+    uint64_t token, handle;
+} kept[CALLS]; /* calls that wait for the turn's end, newest last */
+static unsigned kept_count;
+static enum { ANSWERS_AT_ONCE, KEEPS_ODD, KEEPS_ALL } habit;
+static bool is_doubtful; /* every answer at the turn's end is given twice */
+static unsigned refused; /* answers that were */
+static bool is_lazy;     /* the turn's end answers nothing that was kept */
 static bool refuse_hello;
 static unsigned grants_per_call;
 static uint32_t look_us;
@@ -95,7 +103,9 @@ static void on_place(struct rpc_peer *p, uint64_t token, const uint8_t *body, si
     for (i = 0; i < grants_per_call; i++)
         grant(p);
     slipstream__v1__query__free_unpacked(q, NULL);
-    if (!is_mute)
+    if (habit == KEEPS_ALL || (habit == KEEPS_ODD && d.handle % 2 == 1))
+        kept[kept_count++] = (struct kept){token, d.handle};
+    else if (!is_mute)
         assert_int_equal(rpc_reply(server, token, ERR_OK, &d.base), ERR_OK);
 }
 
@@ -194,11 +204,29 @@ static void on_late(void *arg, uint64_t token, enum err status, const uint8_t *b
     lates++;
 }
 
+static enum err answer_kept(void)
+{
+    Slipstream__V1__Decision d;
+    const struct kept *k = &kept[--kept_count];
+
+    slipstream__v1__decision__init(&d);
+    d.handle = k->handle;
+    d.engine = (uint32_t)(k->handle * 3);
+    return rpc_reply(server, k->token, ERR_OK, &d.base);
+}
+
 static void flush(void *arg)
 {
     (void)arg;
     if (client != NULL)
         rpc_client_flush(client);
+    while (!is_lazy && kept_count > 0) {
+        assert_int_equal(answer_kept(), ERR_OK);
+        if (is_doubtful) {
+            kept_count++;
+            refused += answer_kept() == ERR_GONE;
+        }
+    }
     if (server != NULL)
         rpc_server_flush(server);
 }
@@ -289,7 +317,9 @@ static int setup(void)
     served = reports = hellos = gones = resumed = disorder = grants_per_call = 0;
     ups = downs = done_ok = done_timeout = done_gone = done_other = lates = events = 0;
     report_sum = last_handle = next_grant = up_epoch = event_sum = last_event = 0;
-    is_mute = refuse_hello = false;
+    is_mute = refuse_hello = is_lazy = is_doubtful = false;
+    habit = ANSWERS_AT_ONCE;
+    kept_count = refused = 0;
     look_us = 0;
     down_reason[0] = '\0';
     peer = NULL;
@@ -352,6 +382,59 @@ static void many_calls_in_flight_are_answered_in_order(void **state)
     turn_until(done_ok == CALLS);
     assert_int_equal(served, CALLS);
     assert_int_equal(disorder, 0);
+}
+
+static void calls_may_be_answered_until_the_flush_and_in_any_order(void **state)
+{
+    unsigned i;
+
+    (void)state;
+    server_start(7);
+    client_start();
+    for (habit = KEEPS_ODD; habit <= KEEPS_ALL; habit++) {
+        for (i = 0; i < 100; i++)
+            assert_int_equal(place(i + 1, 10000, NULL), ERR_OK);
+        last_handle = 0;
+        turn_until(done_ok == 100 * (unsigned)habit);
+    }
+    assert_int_equal(served, 200);
+    assert_int_equal(disorder, 0);
+    habit = ANSWERS_AT_ONCE;
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    turn_until(done_ok == 201);
+}
+
+static void a_call_that_is_not_answered_by_the_flush_holds_up_no_other(void **state)
+{
+    (void)state;
+    server_start(7);
+    client_start();
+    habit = KEEPS_ODD;
+    is_lazy = true;
+    place(1, 50, on_late);
+    place(2, 10000, NULL);
+    place(3, 50, NULL);
+    turn_until(done_ok == 1 && kept_count == 2);
+    while (kept_count > 0)
+        assert_int_equal(answer_kept(), ERR_GONE);
+    turn_until(done_timeout == 2);
+    assert_int_equal(lates, 0);
+    habit = ANSWERS_AT_ONCE;
+    place(4, 10000, NULL);
+    turn_until(done_ok == 2);
+    assert_int_equal(downs, 0);
+}
+
+static void a_token_is_good_for_one_answer(void **state)
+{
+    (void)state;
+    server_start(7);
+    client_start();
+    habit = KEEPS_ALL;
+    is_doubtful = true;
+    place(1, 10000, NULL);
+    turn_until(done_ok == 1);
+    assert_int_equal(refused, 1);
 }
 
 static void calls_without_room_are_refused_and_those_with_room_answered(void **state)
@@ -801,6 +884,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         both_carriers(a_call_is_answered),
         both_carriers(many_calls_in_flight_are_answered_in_order),
+        both_carriers(calls_may_be_answered_until_the_flush_and_in_any_order),
+        both_carriers(a_call_that_is_not_answered_by_the_flush_holds_up_no_other),
+        both_carriers(a_token_is_good_for_one_answer),
         both_carriers(calls_without_room_are_refused_and_those_with_room_answered),
         both_carriers(statuses_travel_and_what_is_unknown_or_too_large_is_said_so),
         both_carriers(a_request_larger_than_a_frame_is_refused),

@@ -40,6 +40,9 @@ static unsigned served, stranger_served, hellos, resumed, gones, ups, downs, don
     events;
 static uint64_t last_event;
 static struct rpc_peer *stranger_peer, *client_peer;
+static bool keeps;                  /* the server answers when the test says so */
+static uint64_t kept[4];            /* tokens */
+static unsigned kept_count, awaits; /* no flush before so many calls were kept */
 
 static enum err on_hello(void *arg, struct rpc_peer *p, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason)
@@ -60,7 +63,10 @@ static void on_call(void *arg, struct rpc_peer *p, unsigned method, uint64_t tok
     (void)arg, (void)method, (void)timeout_ms, (void)body, (void)len;
     served++;
     stranger_served += p == stranger_peer;
-    rpc_reply(server, token, ERR_OK, NULL);
+    if (keeps)
+        kept[kept_count++] = token;
+    else
+        rpc_reply(server, token, ERR_OK, NULL);
 }
 
 static void on_gone(void *arg, struct rpc_peer *p)
@@ -109,7 +115,8 @@ static void flush(void *arg)
     (void)arg;
     if (client != NULL)
         rpc_client_flush(client);
-    rpc_server_flush(server);
+    if (kept_count >= awaits)
+        rpc_server_flush(server);
 }
 
 #define turn_until(condition)                    \
@@ -166,6 +173,8 @@ static int setup(void **state)
     (void)state;
     served = stranger_served = hellos = resumed = gones = ups = downs = done = done_gone = events =
         0;
+    keeps = false;
+    kept_count = awaits = 0;
     last_event = 0;
     stranger_peer = client_peer = NULL;
     loop = loop_new();
@@ -381,6 +390,72 @@ static void a_frame_is_handled_once_even_if_it_comes_twice(void **state)
     slipstream__v1__hello_reply__free_unpacked(reply, NULL);
     buf_fini(&b);
     close(fd);
+}
+
+static void stranger_asks_and_is_kept(int fd, uint64_t seq)
+{
+    unsigned before = kept_count;
+
+    stranger_ask(fd, EPOCH, seq,
+                 &(struct frame_call){.id = (uint32_t)seq, .method = RPC_METHOD_BASE}, NULL);
+    turn_until(kept_count == before + 1);
+}
+
+static void who_asks_again_before_the_answer_gets_both(void **state)
+{
+    Slipstream__V1__Hello hello = good_hello();
+    unsigned seen = 0;
+    struct buf b = {0};
+    int fd = stranger_new(), i;
+
+    (void)state;
+    assert_int_equal(stranger_hello(fd, &hello, NULL), ERR_OK);
+    keeps = true;
+    awaits = 3; /* no flush until the test lets it */
+    stranger_asks_and_is_kept(fd, 1);
+    stranger_asks_and_is_kept(fd, 2);
+    for (i = 0; i < 2; i++)
+        assert_int_equal(rpc_reply(server, kept[i], ERR_OK, NULL), ERR_OK);
+    for (i = 0; i < 2; i++) {
+        struct frame_reader r;
+        struct frame_head head;
+        struct frame_call call;
+
+        stranger_receive(fd, &b);
+        assert_int_equal(frame_open(&r, (uint8_t *)b.base, b.len, &head), ERR_OK);
+        while (frame_next(&r, &call))
+            seen |= 1u << call.id;
+    }
+    assert_int_equal(seen, 1u << 1 | 1u << 2);
+    buf_fini(&b);
+    close(fd);
+}
+
+static void nobody_waits_for_an_answer_after_a_new_hello_or_the_end_of_a_peer(void **state)
+{
+    Slipstream__V1__Hello hello = good_hello();
+    int fd = stranger_new();
+
+    (void)state;
+    assert_int_equal(stranger_hello(fd, &hello, NULL), ERR_OK);
+    keeps = true;
+    awaits = 3;
+    stranger_asks_and_is_kept(fd, 1);
+    stranger_asks_and_is_kept(fd, 2);
+    stranger_ask(fd, 0, 0, &(struct frame_call){.id = 1, .method = FRAME_HELLO}, &hello.base);
+    turn_until(hellos == 2);
+    assert_int_equal(rpc_reply(server, kept[0], ERR_OK, NULL), ERR_GONE);
+    kept_count--;
+    stranger_asks_and_is_kept(fd, 3);
+    hello.session++;
+    stranger_ask(fd, 0, 0, &(struct frame_call){.id = 1, .method = FRAME_HELLO}, &hello.base);
+    turn_until(gones == 1);
+    assert_int_equal(rpc_reply(server, kept[1], ERR_OK, NULL), ERR_GONE);
+    close(fd);
+    client_start(RPC_NNG);
+    keeps = false;
+    awaits = 0;
+    good_client_is_served();
 }
 
 /* ---- events ---- */
@@ -708,6 +783,8 @@ int main(void)
         peer_test(peers_above_the_limit_are_refused),
         peer_test(a_frame_before_the_hello_or_of_another_epoch_is_told_to_say_hello),
         peer_test(a_frame_is_handled_once_even_if_it_comes_twice),
+        peer_test(who_asks_again_before_the_answer_gets_both),
+        peer_test(nobody_waits_for_an_answer_after_a_new_hello_or_the_end_of_a_peer),
         peer_test(an_event_is_sent_again_until_it_is_confirmed),
         peer_test(a_parked_next_is_answered_empty_after_a_while),
         peer_test(a_peer_that_falls_silent_is_given_up),
