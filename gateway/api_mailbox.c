@@ -32,7 +32,6 @@ typedef Slipstream__V1__Message message_msg;
 struct post {
     bool bulk;
     unsigned count;
-    Slipstream__V1__SendRequest request;
     message_msg *messages, **ptrs;
 };
 
@@ -228,18 +227,9 @@ static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, 
     respond_buf(r, 202, "application/json", &b);
 }
 
-static void post_send(struct gw_request *r, char **agents, size_t count)
+static void send_ask(struct gw_request *r)
 {
-    struct post *p = r->post;
-
-    slipstream__v1__send_request__init(&p->request);
-    p->request.tenant = (char *)(uintptr_t)r->tenant;
-    p->request.workflow_id = (char *)(uintptr_t)r->workflow_id;
-    p->request.n_messages = p->count;
-    p->request.messages = p->ptrs;
-    p->request.n_agents = count;
-    p->request.agents = agents;
-    ask_mailbox(r, MBOX_SEND, &p->request.base, on_sent);
+    ask_mailbox(r, MBOX_SEND, &r->send->base, r->on_sent);
 }
 
 /* "*" reaches every agent that the workflow has, also those that have never touched a mailbox. */
@@ -255,35 +245,26 @@ static void on_agents(struct gw_request *r, enum err status, const uint8_t *body
             (char *)(uintptr_t)request_strdup(r, as->agents[i]->id, strlen(as->agents[i]->id));
     if (as != NULL)
         slipstream__v1__agents__free_unpacked(as, NULL);
-    post_send(r, names, count);
+    r->send->n_agents = count;
+    r->send->agents = names;
+    send_ask(r);
 }
 
-void api_message_send(struct gw_request *r)
+void message_send_start(struct gw_request *r, Slipstream__V1__SendRequest *q, ask_done_fn *done)
 {
-    static const char *const params[] = {NULL};
-    struct post *p;
-    const char *param = NULL;
     bool broadcast = false;
-    unsigned i;
-    enum err e;
+    size_t i;
 
-    if (!api_begin(r, params, NULL))
-        return;
-    p = request_alloc(r, sizeof(*p));
-    memset(p, 0, sizeof(*p));
-    e = r->req->entity.len > 0 ? post_read(r, p, &param) : ERR_JSON;
-    if (e != ERR_OK) {
-        respond_error(r, e, param, NULL);
-        return;
-    }
-    r->post = p;
-    r->bulk = p->bulk;
-    for (i = 0; i < p->count; i++) {
-        mailbox_note_agent(r, p->messages[i].source_agent);
-        if (strcmp(p->messages[i].target_agent, "*") == 0)
+    q->tenant = (char *)(uintptr_t)r->tenant;
+    q->workflow_id = (char *)(uintptr_t)r->workflow_id;
+    r->send = q;
+    r->on_sent = done;
+    for (i = 0; i < q->n_messages; i++) {
+        mailbox_note_agent(r, q->messages[i]->source_agent);
+        if (strcmp(q->messages[i]->target_agent, "*") == 0)
             broadcast = true;
         else
-            mailbox_note_agent(r, p->messages[i].target_agent);
+            mailbox_note_agent(r, q->messages[i]->target_agent);
     }
     if (broadcast) {
         Slipstream__V1__WorkflowRef ref;
@@ -294,12 +275,35 @@ void api_message_send(struct gw_request *r)
         ask_scheduler(r, SCHED_LIST_AGENTS, &ref.base, on_agents);
         return;
     }
-    post_send(r, NULL, 0);
+    send_ask(r);
+}
+
+void api_message_send(struct gw_request *r)
+{
+    static const char *const params[] = {NULL};
+    Slipstream__V1__SendRequest *q;
+    struct post p = {0};
+    const char *param = NULL;
+    enum err e;
+
+    if (!api_begin(r, params, NULL))
+        return;
+    e = r->req->entity.len > 0 ? post_read(r, &p, &param) : ERR_JSON;
+    if (e != ERR_OK) {
+        respond_error(r, e, param, NULL);
+        return;
+    }
+    r->bulk = p.bulk;
+    q = request_alloc(r, sizeof(*q));
+    slipstream__v1__send_request__init(q);
+    q->n_messages = p.count;
+    q->messages = p.ptrs;
+    message_send_start(r, q, on_sent);
 }
 
 /* ---- GET /v1/workflows/{id}/agents/{agent}/messages ---- */
 
-static void message_add(struct buf *b, const message_msg *m)
+void message_write(struct buf *b, const message_msg *m)
 {
     static const struct {
         const char *name;
@@ -332,7 +336,7 @@ static void message_add(struct buf *b, const message_msg *m)
     buf_adds(b, "}");
 }
 
-static void settle(struct gw *gw, uint64_t delivery, bool done)
+void message_settle(struct gw *gw, uint64_t delivery, bool done)
 {
     Slipstream__V1__SettleRequest q;
 
@@ -358,24 +362,34 @@ static void on_receive_dispose(struct gw_request *r)
 {
     if (r->polling)
         unpark(r->gw, r->handle);
-    settle(r->gw, r->delivery, r->end == ERR_OK && r->finished);
+    message_settle(r->gw, r->delivery, r->end == ERR_OK && r->finished);
 }
 
-static void receive_answer(struct gw_request *r, const Slipstream__V1__ReceiveReply *reply)
+static void receive_answer(struct gw_request *r, enum err status,
+                           const Slipstream__V1__ReceiveReply *reply)
 {
     struct buf b = {0};
     size_t i;
 
-    r->polling = false;
-    r->delivery = reply->delivery;
+    if (status != ERR_OK) {
+        respond_error(r, status, NULL, NULL);
+        return;
+    }
     buf_adds(&b, "{\"messages\":[");
     for (i = 0; i < reply->n_messages; i++) {
         if (i > 0)
             buf_adds(&b, ",");
-        message_add(&b, reply->messages[i]);
+        message_write(&b, reply->messages[i]);
     }
     buf_addf(&b, "],\"next\":%s}", reply->more > 0 ? "true" : "null");
     respond_buf(r, 200, "application/json", &b);
+}
+
+static void receive_end(struct gw_request *r, const Slipstream__V1__ReceiveReply *reply)
+{
+    r->polling = false;
+    r->delivery = reply->delivery;
+    r->on_receive(r, ERR_OK, reply);
 }
 
 static void on_received(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
@@ -384,7 +398,7 @@ static void on_received(struct gw_request *r, enum err status, const uint8_t *bo
         status == ERR_OK ? slipstream__v1__receive_reply__unpack(NULL, len, body) : NULL;
 
     if (reply == NULL) {
-        respond_error(r, status != ERR_OK ? status : ERR_PROTO, NULL, NULL);
+        r->on_receive(r, status != ERR_OK ? status : ERR_PROTO, NULL);
         return;
     }
     if (reply->parked) {
@@ -392,7 +406,7 @@ static void on_received(struct gw_request *r, enum err status, const uint8_t *bo
         r->deadline_ns = clock_ns() + (r->receive_wait_ms + POLL_SLACK_MS) * NS_PER_MS;
         timer_start(&r->gw->timers, &r->timer, r->deadline_ns);
     } else {
-        receive_answer(r, reply);
+        receive_end(r, reply);
     }
     slipstream__v1__receive_reply__free_unpacked(reply, NULL);
 }
@@ -408,7 +422,7 @@ static void on_received_late(void *arg, uint64_t handle, enum err status, const 
         return;
     if (reply->parked)
         unpark(arg, handle);
-    settle(arg, reply->delivery, false);
+    message_settle(arg, reply->delivery, false);
     slipstream__v1__receive_reply__free_unpacked(reply, NULL);
 }
 
@@ -428,16 +442,16 @@ void message_delivered(struct gw *gw, const uint8_t *body, size_t len)
         return;
     r = request_find(gw, reply->poll);
     if (r != NULL && r->state == GW_ASKING && r->polling)
-        receive_answer(r, reply);
+        receive_end(r, reply);
     else
-        settle(gw, reply->delivery, false); /* nobody waits any more: it goes back */
+        message_settle(gw, reply->delivery, false); /* nobody waits any more: it goes back */
     slipstream__v1__receive_reply__free_unpacked(reply, NULL);
 }
 
 static void receive_ask(struct gw_request *r)
 {
     Slipstream__V1__ReceiveRequest q;
-    uint64_t waited_ms = (clock_ns() - r->arrived_ns) / NS_PER_MS;
+    uint64_t waited_ms = (clock_ns() - r->receive_ns) / NS_PER_MS;
     size_t n = 0;
 
     slipstream__v1__receive_request__init(&q);
@@ -459,6 +473,15 @@ static void receive_ask(struct gw_request *r)
 void message_poll_again(struct gw_request *r)
 {
     r->polling = false;
+    receive_ask(r);
+}
+
+void message_receive_start(struct gw_request *r, receive_done_fn *done)
+{
+    r->receive_ns = clock_ns();
+    r->on_receive = done;
+    r->on_dispose = on_receive_dispose;
+    mailbox_note_agent(r, r->agent_id);
     receive_ask(r);
 }
 
@@ -518,9 +541,7 @@ void api_message_receive(struct gw_request *r)
         r->receive_wait_ms = 0;
     if (values[2] != NULL)
         r->types = types_split(r, values[2]);
-    r->on_dispose = on_receive_dispose;
-    mailbox_note_agent(r, r->agent_id);
-    receive_ask(r);
+    message_receive_start(r, receive_answer);
 }
 
 /* ---- GET /v1/workflows/{id}/agents/{agent}/mailbox ---- */

@@ -35,8 +35,11 @@ enum listener { LISTENER_DATA = 1, LISTENER_ADMIN = 2, LISTENER_BOTH = 3 };
 struct gw;
 struct client;
 struct gw_key;
-struct post;
 struct gw_request;
+struct Slipstream__V1__SendRequest;
+struct Slipstream__V1__ReceiveReply;
+typedef void receive_done_fn(struct gw_request *r, enum err status,
+                             const struct Slipstream__V1__ReceiveReply *reply);
 
 struct route {
     enum listener listener;
@@ -130,7 +133,10 @@ struct gw_request {
     uint64_t delivery; /* mailbox_link.c: to be settled */
     void (*on_counts)(struct gw_request *r, enum err status, uint64_t queued, uint64_t delivered);
     const char *const *types; /* api_mailbox.c, to here from the next line on */
-    struct post *post;
+    struct Slipstream__V1__SendRequest *send;
+    void (*on_sent)(struct gw_request *r, enum err status, const uint8_t *body, size_t len);
+    receive_done_fn *on_receive;
+    uint64_t receive_ns; /* it began */
     uint32_t receive_max, receive_wait_ms;
     bool bulk, peek;
     void (*on_dispose)(struct gw_request *r); /* an API's own tidying up */
