@@ -262,6 +262,8 @@ void box_put(struct box *b, struct letter *l, uint64_t expires_ns)
     queue_insert(b, &b->queue, k);
     b->bytes += l->pub.payload_len;
     b->sent++;
+    b->arrived++;
+    b->arrived_bytes += l->pub.payload_len;
     b->closing = false;
     c->totals.bytes += sizeof(*k);
     c->totals.sent++;

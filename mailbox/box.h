@@ -56,6 +56,8 @@ struct box {
     struct timer idle_timer;
     uint32_t depth, unsettled, waiting;
     uint64_t bytes;                /* payloads as sent, queued and handed out */
+    uint32_t arrived;              /* not yet told by mbox_take_change() */
+    uint64_t arrived_bytes;
     uint64_t next_seq, served_seq; /* parked readers have seen all below served_seq */
     uint64_t sent, delivered, expired, rejected;
     uint64_t mark; /* already a target of the message being sent */

@@ -275,13 +275,16 @@ size_t mbox_workflow_agents(const struct mbox_core *c, const char *tenant, const
                             const char **names, size_t max);
 
 /*
- * Boxes whose depth changed since they were last named here, for gauges. user is the caller's slot;
+ * Boxes whose depth changed, or that got messages, since they were last named here. user is the caller's slot;
  * a box that was forgotten while its slot was set is named one last time with gone. False at the
  * end of the list.
  */
 struct mbox_change {
     struct mbox_key key;
     uint32_t depth;
+    /* copies, and their payloads as sent, that became visible since: sent, due, driven back */
+    uint32_t arrived;
+    uint64_t arrived_bytes;
     bool gone;
     void **user;
 };

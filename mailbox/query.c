@@ -84,7 +84,13 @@ bool mbox_take_change(struct mbox_core *c, struct mbox_change *out)
     if (n == NULL)
         return false;
     b = container_of(n, struct box, changed);
-    *out = (struct mbox_change){.depth = b->depth, .gone = b->gone, .user = &b->user};
+    *out = (struct mbox_change){.depth = b->depth,
+                                .arrived = b->arrived,
+                                .arrived_bytes = b->arrived_bytes,
+                                .gone = b->gone,
+                                .user = &b->user};
+    b->arrived = 0;
+    b->arrived_bytes = 0;
     if (b->gone)
         list_push(&c->dead_boxes, &b->idle);
     else
