@@ -12,38 +12,40 @@
 #include "common/must.h"
 
 /*
- * A blocking face on the channel: each call turns a loop of its own until it is answered. Between
- * calls nothing runs here; what arrives meanwhile waits in the channel.
+ * The channel, turned by the thread that calls: each blocking call, and slipstream_turn(), turn a
+ * loop of the handle's own. Between turns nothing runs here; what arrives meanwhile waits in the
+ * channel.
+ *
+ * An ask goes out at once where its link is up. Else it is packed and waits for the link, in order;
+ * a link that is found down has done nothing yet.
  */
 #define DEFAULT_TIMEOUT_MS 5000u
 #define IDLE_NS (10 * NS_PER_S)
-
-/* The call in flight; lives on the stack of client_call(). */
-struct waiting {
-    uint64_t token;
-    bool done;
-    enum err status;
-    const ProtobufCMessageDescriptor *type;
-    ProtobufCMessage *reply;
-    char text[200];
-};
+#define WAITING_MAX 8191u
+#define CLOSE_MS 1000u /* longest time for deliveries to be settled */
 
 _Static_assert(SLIPSTREAM_BUSY == (int)ERR_BUSY, "");
 _Static_assert(SLIPSTREAM_TIMEOUT == (int)ERR_TIMEOUT, "");
 _Static_assert(SLIPSTREAM_GONE == (int)ERR_GONE, "");
+_Static_assert(SLIPSTREAM_UNIMPLEMENTED == (int)ERR_UNIMPLEMENTED, "");
 _Static_assert(SLIPSTREAM_VERSION == (int)ERR_VERSION, "");
 _Static_assert(SLIPSTREAM_DENIED == (int)ERR_DENIED, "");
 _Static_assert(SLIPSTREAM_INVALID == (int)ERR_INVALID, "");
 _Static_assert(SLIPSTREAM_NOT_FOUND == (int)ERR_NOT_FOUND, "");
 _Static_assert(SLIPSTREAM_TOO_LARGE == (int)ERR_TOO_LARGE, "");
+_Static_assert(SLIPSTREAM_CANCELLED == (int)ERR_CANCELLED, "");
 _Static_assert(SLIPSTREAM_JSON == (int)ERR_JSON, "");
 _Static_assert(SLIPSTREAM_ID == (int)ERR_ID, "");
+_Static_assert(SLIPSTREAM_VALUE == (int)ERR_VALUE, "");
 _Static_assert(SLIPSTREAM_DRAINING == (int)ERR_DRAINING, "");
 _Static_assert(SLIPSTREAM_WORKFLOW == (int)ERR_WORKFLOW, "");
 _Static_assert(SLIPSTREAM_AGENT_LIMIT == (int)ERR_AGENT_LIMIT, "");
 _Static_assert(SLIPSTREAM_MAILBOX_FULL == (int)ERR_MAILBOX_FULL, "");
 _Static_assert(SLIPSTREAM_MAILBOX_DOWN == (int)ERR_MAILBOX_DOWN, "");
 _Static_assert(SLIPSTREAM_SCHEDULER_DOWN == (int)ERR_SCHEDULER_DOWN, "");
+_Static_assert(SLIPSTREAM_RECEIPT == (int)ERR_RECEIPT, "");
+_Static_assert(SLIPSTREAM_IDEMPOTENCY == (int)ERR_IDEMPOTENCY, "");
+_Static_assert(SLIPSTREAM_STORE == (int)ERR_STORE, "");
 
 const char *slipstream_error_code(int error)
 {
@@ -75,6 +77,16 @@ char *unconst(const char *s)
     return u.out;
 }
 
+char **strings_of(const char *const *strings)
+{
+    union {
+        const char *const *in;
+        char **out;
+    } u = {strings};
+
+    return u.out;
+}
+
 uint64_t deadline_after(uint32_t ms)
 {
     return clock_ns() + ms * NS_PER_MS;
@@ -90,16 +102,140 @@ enum err client_fail(struct slipstream *s, enum err e, const char *fmt, ...)
     return e;
 }
 
+static const ProtobufCServiceDescriptor *service_of(enum side side)
+{
+    return side == SIDE_MAILBOX ? &slipstream__v1__mailbox__descriptor
+                                : &slipstream__v1__scheduler__descriptor;
+}
+
+/* ---- asks ---- */
+
+static void on_answer(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
+{
+    union {
+        uintptr_t token;
+        struct ask *ask;
+    } u = {(uintptr_t)token};
+
+    (void)arg;
+    u.ask->done(u.ask->arg, status, body, len);
+}
+
+static void on_late_receive(void *arg, uint64_t token, enum err status, const uint8_t *body,
+                            size_t len)
+{
+    (void)token;
+    receive_late(arg, status, body, len);
+}
+
+/* ERR_GONE: the link is down, and nothing was done. */
+static enum err ask_send(struct ask *a, const ProtobufCMessage *request)
+{
+    struct link *l = a->to;
+    bool is_receive = l->side == SIDE_MAILBOX && a->method == MAILBOX_RECEIVE;
+    uint64_t now = clock_ns();
+
+    if (a->epoch != 0 && a->epoch != l->epoch)
+        return ERR_HELLO;
+    return rpc_call(l->rpc, a->method, request,
+                    a->deadline_ns > now ? (uint32_t)((a->deadline_ns - now) / NS_PER_MS) + 1 : 1,
+                    on_answer, l->owner, (uintptr_t)a, is_receive ? on_late_receive : NULL);
+}
+
+static void ask_leave(struct ask *a)
+{
+    timer_stop(loop_timers(a->to->owner->loop), &a->timer);
+    list_remove(&a->link);
+    a->to->waiting_count--;
+    free(a->packed);
+    a->packed = NULL;
+}
+
+bool ask_withdraw(struct ask *a)
+{
+    if (a->packed == NULL)
+        return false;
+    ask_leave(a);
+    return true;
+}
+
+static void on_unreachable(struct timer *t)
+{
+    struct ask *a = container_of(t, struct ask, timer);
+    enum err e = a->to->side == SIDE_MAILBOX ? ERR_MAILBOX_DOWN : ERR_SCHEDULER_DOWN;
+
+    ask_leave(a);
+    a->done(a->arg, e, NULL, 0);
+}
+
+static enum err ask_park(struct ask *a, const ProtobufCMessage *request)
+{
+    struct link *l = a->to;
+
+    if (l->waiting_count == WAITING_MAX)
+        return ERR_BUSY;
+    a->packed_len = protobuf_c_message_get_packed_size(request);
+    a->packed = malloc(a->packed_len + 1);
+    must(a->packed != NULL);
+    protobuf_c_message_pack(request, a->packed);
+    if (a->first)
+        list_push_front(&l->waiting, &a->link);
+    else
+        list_push(&l->waiting, &a->link);
+    l->waiting_count++;
+    timer_start(loop_timers(l->owner->loop), &a->timer, a->deadline_ns);
+    return ERR_OK;
+}
+
+/* The link is up again. What cannot go out yet stays. */
+static void asks_resume(struct link *l)
+{
+    const ProtobufCServiceDescriptor *service = service_of(l->side);
+    ProtobufCMessage *request;
+    struct list *n;
+    enum err e;
+
+    while (l->up && (n = list_first(&l->waiting)) != NULL) {
+        struct ask *a = container_of(n, struct ask, link);
+
+        request = protobuf_c_message_unpack(service->methods[a->method].input, NULL, a->packed_len,
+                                            a->packed);
+        must(request != NULL);
+        e = ask_send(a, request);
+        protobuf_c_message_free_unpacked(request, NULL);
+        if (e == ERR_GONE) {
+            l->up = false;
+            return;
+        }
+        ask_leave(a);
+        if (e != ERR_OK)
+            a->done(a->arg, e, NULL, 0);
+    }
+}
+
+static void asks_cancel(struct link *l)
+{
+    struct list *n;
+
+    while ((n = list_first(&l->waiting)) != NULL) {
+        struct ask *a = container_of(n, struct ask, link);
+
+        ask_leave(a);
+        a->done(a->arg, ERR_CANCELLED, NULL, 0);
+    }
+}
+
 /* ---- links ---- */
 
 static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t info_len)
 {
     struct link *l = arg;
 
-    (void)epoch;
     (void)info;
     (void)info_len;
     l->up = true;
+    l->epoch = epoch;
+    asks_resume(l);
 }
 
 static void on_down(void *arg, const char *reason)
@@ -108,14 +244,16 @@ static void on_down(void *arg, const char *reason)
 
     l->up = false;
     l->downs++;
-    snprintf(l->reason, sizeof(l->reason), "%s", reason != NULL ? reason : "");
+    snprintf(l->reason, sizeof(l->reason), "%s", or_empty(reason));
+    if (l->side == SIDE_MAILBOX)
+        mailbox_down(l->owner);
 }
 
 static void on_event(void *arg, unsigned method, const uint8_t *body, size_t len)
 {
     struct link *l = arg;
 
-    if (l == &l->owner->links[SIDE_MAILBOX])
+    if (l->side == SIDE_MAILBOX)
         mailbox_event(l->owner, method, body, len);
 }
 
@@ -144,142 +282,162 @@ static enum err link_open(struct link *l)
     return e;
 }
 
-void client_turn(struct slipstream *s, uint64_t deadline_ns)
-{
-    uint64_t now = clock_ns(), left_ms = 0;
-    unsigned i;
-
-    if (deadline_ns > now)
-        left_ms = (deadline_ns - now) / NS_PER_MS + 1;
-    for (i = 0; i < SIDES; i++)
-        if (s->links[i].rpc != NULL)
-            rpc_client_flush(s->links[i].rpc);
-    loop_turn(s->loop, left_ms < 1000 ? (int)left_ms : 1000);
-    s->last_turn_ns = clock_ns();
-}
-
 /*
- * Between calls nobody answers the server, which takes a silent client for dead after a while. A
- * link that may have been given up is made anew before a call rather than found broken by it;
- * nothing rests on the old one.
+ * Between turns nobody answers the server, which takes a silent client for dead after a while. A
+ * link that may have been given up is made anew before a call rather than found broken by it,
+ * unless something rests on the old one.
  */
 static void link_refresh(struct slipstream *s, struct link *l)
 {
-    if (l->rpc == NULL || clock_ns() - s->last_turn_ns < IDLE_NS)
+    if (l->rpc == NULL || s->under_way > 0 || s->settling_count > 0 ||
+        clock_ns() - s->last_turn_ns < IDLE_NS)
         return;
     rpc_client_close(l->rpc);
     l->rpc = NULL;
     l->up = false;
 }
 
-static enum err link_need(struct slipstream *s, enum side side, uint64_t deadline_ns)
+enum err ask_start(struct slipstream *s, struct ask *a, enum side side, unsigned method,
+                   const ProtobufCMessage *request, uint64_t deadline_ns)
 {
     static const char *const names[] = {"scheduler", "mailbox"};
     struct link *l = &s->links[side];
-    enum err e = ERR_OK;
+    enum err e = ERR_GONE;
 
+    if (s->closing)
+        return client_fail(s, ERR_CANCELLED, "the handle is being closed");
+    list_init(&a->link);
+    a->timer = (struct timer){.fire = on_unreachable};
+    a->to = l;
+    a->method = method;
+    a->deadline_ns = deadline_ns;
+    a->packed = NULL;
     link_refresh(s, l);
-    if (l->rpc == NULL)
-        e = link_open(l);
-    if (e != ERR_OK)
+    if (l->rpc == NULL && (e = link_open(l)) != ERR_OK)
         return client_fail(s, e, "%s at %s: %s", names[side], l->url, err_text(e));
-    while (!l->up && clock_ns() < deadline_ns)
-        client_turn(s, deadline_ns);
-    if (l->up)
-        return ERR_OK;
-    return client_fail(s, side == SIDE_MAILBOX ? ERR_MAILBOX_DOWN : ERR_SCHEDULER_DOWN,
-                       "%s at %s is not reachable%s%s", names[side], l->url,
-                       l->reason[0] != '\0' ? ": " : "", l->reason);
+    e = ERR_GONE;
+    if (l->up && (a->first || list_is_empty(&l->waiting)))
+        e = ask_send(a, request);
+    if (e == ERR_GONE) {
+        l->up = l->up && rpc_client_is_up(l->rpc);
+        e = ask_park(a, request);
+    }
+    return e == ERR_OK ? e : client_fail(s, e, "%s", err_text(e));
 }
 
-/* ---- calls ---- */
-
-static void failure_read(struct waiting *w, const uint8_t *body, size_t len)
+void ask_explain(const struct ask *a, enum err status, const uint8_t *body, size_t len, char *dst,
+                 size_t size)
 {
+    static const char *const names[] = {"scheduler", "mailbox"};
     Slipstream__V1__Failure *f = len > 0 ? slipstream__v1__failure__unpack(NULL, len, body) : NULL;
+    const struct link *l = a->to;
 
-    snprintf(w->text, sizeof(w->text), "%s",
-             f != NULL && f->message[0] != '\0' ? f->message : err_text(w->status));
+    if (f != NULL && f->message[0] != '\0')
+        snprintf(dst, size, "%s", f->message);
+    else if (len == 0 && (status == ERR_MAILBOX_DOWN || status == ERR_SCHEDULER_DOWN))
+        snprintf(dst, size, "%s at %s is not reachable%s%s", names[l->side], l->url,
+                 l->reason[0] != '\0' ? ": " : "", l->reason);
+    else
+        snprintf(dst, size, "%s", err_text(status));
     if (f != NULL)
         slipstream__v1__failure__free_unpacked(f, NULL);
 }
 
-static void on_done(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
-{
-    struct slipstream *s = arg;
-    struct waiting *w = s->waiting;
+/* ---- turns ---- */
 
-    if (w == NULL || w->token != token)
-        return; /* of client_tell() */
-    w->done = true;
-    w->status = status;
+static void links_flush(struct slipstream *s)
+{
+    unsigned i;
+
+    for (i = 0; i < SIDES; i++)
+        if (s->links[i].rpc != NULL)
+            rpc_client_flush(s->links[i].rpc);
+}
+
+void client_turn(struct slipstream *s, int wait_ms)
+{
+    links_flush(s);
+    loop_turn(s->loop, list_is_empty(&s->ended) ? wait_ms : 0);
+    s->last_turn_ns = clock_ns();
+    ops_deliver(s);
+    links_flush(s);
+}
+
+size_t slipstream_turn(struct slipstream *s, int wait_ms)
+{
+    if (!s->in_done)
+        client_turn(s, s->under_way > 0 ? wait_ms : 0);
+    return s->under_way;
+}
+
+int slipstream_fd(const struct slipstream *s)
+{
+    return loop_fd(s->loop);
+}
+
+int slipstream_wait_ms(const struct slipstream *s)
+{
+    return list_is_empty(&s->ended) ? loop_wait_ms(s->loop) : 0;
+}
+
+enum err may_block(struct slipstream *s)
+{
+    if (!s->in_done)
+        return ERR_OK;
+    return client_fail(s, ERR_INVALID, "a callback must not block");
+}
+
+/* ---- plain calls ---- */
+
+/* The call in flight; lives on the stack of client_call(). */
+struct plain {
+    struct ask ask;
+    bool done;
+    enum err status;
+    const ProtobufCMessageDescriptor *type;
+    ProtobufCMessage *reply;
+    char text[400];
+};
+
+static void on_plain(void *arg, enum err status, const uint8_t *body, size_t len)
+{
+    struct plain *p = arg;
+
+    p->done = true;
     if (status == ERR_OK) {
-        w->reply = protobuf_c_message_unpack(w->type, NULL, len, body);
-        if (w->reply == NULL)
-            w->status = ERR_PROTO;
+        p->reply = protobuf_c_message_unpack(p->type, NULL, len, body);
+        if (p->reply == NULL)
+            status = ERR_PROTO;
+        len = 0;
     }
-    if (w->status != ERR_OK)
-        failure_read(w, body, status == ERR_OK ? 0 : len);
-}
-
-static void on_late_receive(void *arg, uint64_t token, enum err status, const uint8_t *body,
-                            size_t len)
-{
-    (void)token;
-    receive_late(arg, status, body, len);
-}
-
-static const ProtobufCServiceDescriptor *service_of(enum side side)
-{
-    return side == SIDE_MAILBOX ? &slipstream__v1__mailbox__descriptor
-                                : &slipstream__v1__scheduler__descriptor;
-}
-
-/* Hands the call to the channel; a link that is found down has done nothing yet, so it is waited
- * for. */
-static enum err call_start(struct slipstream *s, enum side side, unsigned method,
-                           const ProtobufCMessage *request, uint64_t deadline_ns, uint64_t token)
-{
-    bool is_receive = side == SIDE_MAILBOX && method == MAILBOX_RECEIVE;
-    uint64_t now;
-    enum err e;
-
-    do {
-        e = link_need(s, side, deadline_ns);
-        if (e != ERR_OK)
-            return e;
-        now = clock_ns();
-        e = rpc_call(s->links[side].rpc, method, request,
-                     deadline_ns > now ? (uint32_t)((deadline_ns - now) / NS_PER_MS) + 1 : 1,
-                     on_done, s, token, is_receive ? on_late_receive : NULL);
-        if (e == ERR_GONE)
-            s->links[side].up = rpc_client_is_up(s->links[side].rpc);
-    } while (e == ERR_GONE && !s->links[side].up);
-    if (e != ERR_OK)
-        return client_fail(s, e, "%s", err_text(e));
-    return ERR_OK;
+    p->status = status;
+    if (status != ERR_OK)
+        ask_explain(&p->ask, status, body, len, p->text, sizeof(p->text));
 }
 
 enum err client_call(struct slipstream *s, enum side side, unsigned method,
                      const ProtobufCMessage *request, uint64_t deadline_ns,
                      ProtobufCMessage **reply)
 {
-    struct waiting w = {.token = ++s->next_token, .type = service_of(side)->methods[method].output};
-    enum err e;
+    struct plain p = {.type = service_of(side)->methods[method].output,
+                      .ask = {.done = on_plain, .arg = &p}};
+    enum err e = may_block(s);
 
-    s->waiting = &w;
-    e = call_start(s, side, method, request, deadline_ns, w.token);
-    if (e == ERR_OK) {
-        while (!w.done)
-            client_turn(s, deadline_ns);
-        e = w.status;
-        if (e == ERR_OK)
-            *reply = w.reply;
-        else
-            client_fail(s, e, "%s", w.text);
-    }
-    s->waiting = NULL;
-    return e;
+    if (e == ERR_OK)
+        e = ask_start(s, &p.ask, side, method, request, deadline_ns);
+    if (e != ERR_OK)
+        return e;
+    while (!p.done)
+        client_turn(s, -1);
+    if (p.status != ERR_OK)
+        return client_fail(s, p.status, "%s", p.text);
+    *reply = p.reply;
+    return ERR_OK;
+}
+
+static void on_told(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
+{
+    (void)arg, (void)token, (void)status, (void)body, (void)len;
 }
 
 void client_tell(struct slipstream *s, enum side side, unsigned method,
@@ -287,8 +445,8 @@ void client_tell(struct slipstream *s, enum side side, unsigned method,
 {
     struct link *l = &s->links[side];
 
-    if (l->rpc != NULL && l->up)
-        (void)rpc_call(l->rpc, method, request, s->timeout_ms, on_done, s, ++s->next_token, NULL);
+    if (l->rpc != NULL && l->up && !s->closing)
+        (void)rpc_call(l->rpc, method, request, s->timeout_ms, on_told, s, 0, NULL);
 }
 
 /* ---- handles ---- */
@@ -315,6 +473,7 @@ static bool is_url(const char *s)
 int slipstream_open(const struct slipstream_options *o, struct slipstream **out)
 {
     struct slipstream *s;
+    unsigned i;
 
     if (!is_url(o->scheduler_url) || !is_url(o->mailbox_url))
         return ERR_INVALID;
@@ -324,7 +483,13 @@ int slipstream_open(const struct slipstream_options *o, struct slipstream **out)
     s->links[SIDE_SCHEDULER].url =
         copy_of(o->scheduler_url, "ipc:///run/slipstream/sock/scheduler");
     s->links[SIDE_MAILBOX].url = copy_of(o->mailbox_url, "ipc:///run/slipstream/sock/mailbox");
-    s->links[SIDE_SCHEDULER].owner = s->links[SIDE_MAILBOX].owner = s;
+    for (i = 0; i < SIDES; i++) {
+        s->links[i].owner = s;
+        s->links[i].side = (enum side)i;
+        list_init(&s->links[i].waiting);
+    }
+    list_init(&s->ended);
+    receives_init(s);
     s->key = copy_of(o->key, NULL);
     s->tls_ca_file = copy_of(o->tls_ca_file, NULL);
     s->name = copy_of(o->name, "client");
@@ -335,19 +500,29 @@ int slipstream_open(const struct slipstream_options *o, struct slipstream **out)
     return ERR_OK;
 }
 
+/* What is under way ends here, as far as the channel has not ended it; then nothing refers to the
+ * links any more. */
 void slipstream_close(struct slipstream *s)
 {
+    uint64_t deadline_ns;
     unsigned i;
 
-    if (s == NULL)
+    if (s == NULL || s->in_done)
         return;
+    deadline_ns = deadline_after(s->timeout_ms < CLOSE_MS ? s->timeout_ms : CLOSE_MS);
+    while (s->settling_count > 0 && s->links[SIDE_MAILBOX].up && clock_ns() < deadline_ns)
+        client_turn(s, 10);
+    s->closing = true;
     for (i = 0; i < SIDES; i++) {
+        asks_cancel(&s->links[i]);
         if (s->links[i].rpc != NULL)
             rpc_client_close(s->links[i].rpc);
+        s->links[i].rpc = NULL;
         free(s->links[i].url);
     }
-    if (s->poll_reply != NULL)
-        slipstream__v1__receive_reply__free_unpacked(s->poll_reply, NULL);
+    receives_cancel(s);
+    ops_deliver(s);
+    receives_fini(s);
     loop_free(s->loop);
     free(s->key);
     free(s->tls_ca_file);

@@ -218,7 +218,8 @@ enum ctl_exit ctl_send(struct ctl *ctl, int argc, char **argv)
     m.ttl_ms = a.ttl_ms;
     m.correlation_id = a.correlation_id;
     m.reply_to = a.reply_to;
-    e = slipstream_send(ctl->s, a.workflow, &m, 1, &list);
+    e = slipstream_send(ctl->s, &(struct slipstream_send_options){.workflow = a.workflow}, &m, 1,
+                        &list);
     if (e == 0)
         e = list->items[0].error;
     if (e != 0) {

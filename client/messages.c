@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "client/client.h"
-#include "common/clock.h"
 #include "common/must.h"
 
+/* Sending, settling, dead letters, boxes: calls that are answered at once. */
 #define SEND_MESSAGES 1000u
 #define SEND_BYTES (3u << 20)
 
@@ -19,294 +19,335 @@ static void message_fill(Slipstream__V1__Message *to, const struct slipstream_me
     } payload = {m->payload};
 
     slipstream__v1__message__init(to);
-    to->message_id = unconst(m->id != NULL ? m->id : "");
-    to->source_agent = unconst(m->source != NULL ? m->source : "");
-    to->target_agent = unconst(m->target != NULL ? m->target : "");
-    to->message_type = unconst(m->type != NULL ? m->type : "");
-    to->correlation_id = unconst(m->correlation_id != NULL ? m->correlation_id : "");
-    to->reply_to = unconst(m->reply_to != NULL ? m->reply_to : "");
-    to->group = unconst(m->group != NULL ? m->group : "");
+    to->message_id = unconst(or_empty(m->id));
+    to->source_agent = unconst(or_empty(m->source));
+    to->target_agent = unconst(or_empty(m->target));
+    to->message_type = unconst(or_empty(m->type));
+    to->correlation_id = unconst(or_empty(m->correlation_id));
+    to->reply_to = unconst(or_empty(m->reply_to));
+    to->group = unconst(or_empty(m->group));
     to->payload.data = payload.out;
     to->payload.len = m->payload_len;
     to->priority = m->priority;
     to->ttl_ms = m->ttl_ms;
+    to->delay_ms = m->delay_ms;
 }
 
-static struct slipstream_sent_list *sent_list(const Slipstream__V1__SendReply *r)
+static bool sent_read(void *root, const ProtobufCMessage *answer, size_t expected)
 {
-    struct slipstream_sent_list *list = result_new(sizeof(*list));
-    struct slipstream_sent *items = result_more(list, (r->n_results + 1) * sizeof(*items));
+    const Slipstream__V1__SendReply *r = (const Slipstream__V1__SendReply *)answer;
+    struct slipstream_sent *items = result_more(root, (r->n_results + 1) * sizeof(*items));
+    struct slipstream_sent_list *list = root;
     size_t i;
 
     for (i = 0; i < r->n_results; i++) {
         const Slipstream__V1__SendResult *from = r->results[i];
 
         items[i].error = (int)err_from_wire(from->status);
-        items[i].id = result_text(list, from->message_id);
-        items[i].queued_for = result_texts(list, from->queued_for, from->n_queued_for);
+        items[i].id = from->message_id;
+        items[i].queued_for = (const char *const *)from->queued_for;
         items[i].queued_for_count = from->n_queued_for;
         items[i].retry_ms = from->retry_ms;
     }
     list->count = r->n_results;
     list->items = items;
-    return list;
+    list->replayed = r->replayed;
+    return r->n_results == expected;
 }
 
-int slipstream_send(struct slipstream *s, const char *workflow,
-                    const struct slipstream_message *messages, size_t count,
-                    struct slipstream_sent_list **out)
+static enum err send_check(struct slipstream *s, const struct slipstream_send_options *o,
+                           const struct slipstream_message *messages, size_t count)
 {
-    Slipstream__V1__SendRequest request;
-    Slipstream__V1__Message *items, **pointers;
-    ProtobufCMessage *reply;
     size_t bytes = 0, i;
-    enum err e;
 
-    slipstream__v1__send_request__init(&request);
-    if (count == 0 || count > SEND_MESSAGES || workflow == NULL)
-        return (int)client_fail(s, ERR_INVALID, "1 to %u messages at once", SEND_MESSAGES);
+    if (count == 0 || count > SEND_MESSAGES || o->workflow == NULL)
+        return client_fail(s, ERR_INVALID, "a workflow and 1 to %u messages", SEND_MESSAGES);
     for (i = 0; i < count; i++) {
         if (messages[i].payload_len > SEND_BYTES - bytes)
-            return (int)client_fail(s, ERR_TOO_LARGE, "at most %u bytes of payload at once",
-                                    SEND_BYTES);
+            return client_fail(s, ERR_TOO_LARGE, "at most %u bytes of payload at once", SEND_BYTES);
         bytes += messages[i].payload_len;
     }
-    items = calloc(count, sizeof(*items));
-    pointers = calloc(count, sizeof(*pointers));
-    must(items != NULL && pointers != NULL);
-    for (i = 0; i < count; i++) {
-        message_fill(&items[i], &messages[i]);
-        pointers[i] = &items[i];
-    }
-    request.tenant = s->tenant;
-    request.workflow_id = unconst(workflow);
-    request.messages = pointers;
-    request.n_messages = count;
-    e = client_call(s, SIDE_MAILBOX, MAILBOX_SEND, &request.base, deadline_after(s->timeout_ms),
-                    &reply);
-    free(items);
-    free(pointers);
+    return ERR_OK;
+}
+
+int slipstream_send_start(struct slipstream *s, const struct slipstream_send_options *o,
+                          const struct slipstream_message *messages, size_t count,
+                          slipstream_done *done, void *arg)
+{
+    Slipstream__V1__SendRequest request;
+    Slipstream__V1__Message one, *all = &one, *pointer = &one, **pointers = &pointer;
+    enum err e = send_check(s, o, messages, count);
+    size_t i;
+
     if (e != ERR_OK)
         return (int)e;
-    if (((Slipstream__V1__SendReply *)reply)->n_results == count)
-        *out = sent_list((Slipstream__V1__SendReply *)reply);
-    else
-        e = client_fail(s, ERR_PROTO, "the mailbox answered for another number of messages");
-    protobuf_c_message_free_unpacked(reply, NULL);
+    if (count > 1) {
+        all = calloc(count, sizeof(*all));
+        pointers = calloc(count, sizeof(*pointers));
+        must(all != NULL && pointers != NULL);
+    }
+    for (i = 0; i < count; i++) {
+        message_fill(&all[i], &messages[i]);
+        pointers[i] = &all[i];
+    }
+    slipstream__v1__send_request__init(&request);
+    request.tenant = s->tenant;
+    request.workflow_id = unconst(o->workflow);
+    request.messages = pointers;
+    request.n_messages = count;
+    request.ttl_ms = o->ttl_ms;
+    request.idempotency_key = unconst(or_empty(o->idempotency_key));
+    request.n_agents = o->agent_count;
+    request.agents = strings_of(o->agents);
+    e = unary_start(s, MAILBOX_SEND, &request.base, sent_read, count, done, arg);
+    if (count > 1) {
+        free(all);
+        free(pointers);
+    }
     return (int)e;
 }
 
-/* ---- receiving ---- */
-
-static void settle_request(Slipstream__V1__SettleRequest *r, uint64_t delivery, bool done)
+int slipstream_send(struct slipstream *s, const struct slipstream_send_options *o,
+                    const struct slipstream_message *messages, size_t count,
+                    struct slipstream_sent_list **out)
 {
-    slipstream__v1__settle_request__init(r);
-    r->delivery = delivery;
-    r->done = done;
+    struct blocked b = {0};
+    void *result = NULL;
+    int e = (int)may_block(s);
+
+    if (e == 0)
+        e = blocked_wait(s, &b, slipstream_send_start(s, o, messages, count, on_blocked, &b),
+                         &result);
+    if (e == 0)
+        *out = result;
+    return e;
 }
 
-/* What nobody waits for any more goes back to its mailbox. */
-static void give_back(struct slipstream *s, const Slipstream__V1__ReceiveReply *r)
+/* ---- what comes back ---- */
+
+static void message_read(struct slipstream_message *to, const Slipstream__V1__Message *m)
 {
-    Slipstream__V1__SettleRequest request;
+    const union {
+        const uint8_t *in;
+        const char *out;
+    } payload = {m->payload.data};
 
-    if (r->delivery == 0)
-        return;
-    settle_request(&request, r->delivery, false);
-    client_tell(s, SIDE_MAILBOX, MAILBOX_SETTLE, &request.base);
-}
-
-void receive_late(struct slipstream *s, enum err status, const uint8_t *body, size_t len)
-{
-    Slipstream__V1__ReceiveReply *r;
-
-    if (status != ERR_OK)
-        return;
-    r = slipstream__v1__receive_reply__unpack(NULL, len, body);
-    if (r == NULL)
-        return;
-    give_back(s, r);
-    slipstream__v1__receive_reply__free_unpacked(r, NULL);
-}
-
-void mailbox_event(struct slipstream *s, unsigned method, const uint8_t *body, size_t len)
-{
-    Slipstream__V1__ReceiveReply *r;
-
-    if (method != SLIPSTREAM__V1__MAILBOX_EVENT__EVENT_DELIVERY)
-        return;
-    r = slipstream__v1__receive_reply__unpack(NULL, len, body);
-    if (r == NULL)
-        return;
-    if (s->poll != 0 && r->poll == s->poll && s->poll_reply == NULL) {
-        s->poll_reply = r;
-        return;
-    }
-    give_back(s, r);
-    slipstream__v1__receive_reply__free_unpacked(r, NULL);
-}
-
-static void message_read(void *root, struct slipstream_message *to,
-                         const Slipstream__V1__Message *m)
-{
-    char *payload = result_more(root, m->payload.len + 1);
-
-    if (m->payload.len > 0)
-        memcpy(payload, m->payload.data, m->payload.len);
-    to->id = result_text(root, m->message_id);
-    to->source = result_text(root, m->source_agent);
-    to->target = result_text(root, m->target_agent);
-    to->type = result_text(root, m->message_type);
-    to->payload = payload;
+    to->id = m->message_id;
+    to->source = m->source_agent;
+    to->target = m->target_agent;
+    to->type = m->message_type;
+    to->payload = m->payload.len > 0 ? payload.out : "";
     to->payload_len = m->payload.len;
-    to->correlation_id = result_text(root, m->correlation_id);
-    to->reply_to = result_text(root, m->reply_to);
-    to->group = result_text(root, m->group);
+    to->correlation_id = m->correlation_id;
+    to->reply_to = m->reply_to;
+    to->group = m->group;
     to->priority = m->priority;
     to->attempt = m->attempt;
     to->created_ms = m->created_ms;
     to->expires_ms = m->expires_ms;
+    to->receipt = m->receipt;
+    to->lease_expires_ms = m->lease_expires_ms;
+    to->dead_reason = m->dead_reason;
+    to->dead_ms = m->dead_ms;
 }
 
-static struct slipstream_messages *messages_read(const Slipstream__V1__ReceiveReply *r)
+void messages_read(void *root, const Slipstream__V1__ReceiveReply *r)
 {
-    struct slipstream_messages *list = result_new(sizeof(*list));
-    struct slipstream_message *items = result_more(list, (r->n_messages + 1) * sizeof(*items));
+    struct slipstream_message *items = result_more(root, (r->n_messages + 1) * sizeof(*items));
+    struct slipstream_messages *list = root;
     size_t i;
 
     for (i = 0; i < r->n_messages; i++)
-        message_read(list, &items[i], r->messages[i]);
+        message_read(&items[i], r->messages[i]);
     list->count = r->n_messages;
     list->items = items;
     list->more = r->more;
-    return list;
 }
 
-/* The messages are here: the mailbox may forget them. If it does not hear of it they come again,
- * which is what at least once means, so a failure here is none of the receive. */
-static void settle(struct slipstream *s, uint64_t delivery)
+/* ---- settling ---- */
+
+static bool settled_read(void *root, const ProtobufCMessage *answer, size_t expected)
 {
-    Slipstream__V1__SettleRequest request;
-    ProtobufCMessage *reply;
+    const Slipstream__V1__AckReply *r = (const Slipstream__V1__AckReply *)answer;
+    struct slipstream_settled *items = result_more(root, (r->n_results + 1) * sizeof(*items));
+    struct slipstream_settled_list *list = root;
+    size_t i;
 
-    settle_request(&request, delivery, true);
-    if (client_call(s, SIDE_MAILBOX, MAILBOX_SETTLE, &request.base, deadline_after(s->timeout_ms),
-                    &reply) == ERR_OK)
-        protobuf_c_message_free_unpacked(reply, NULL);
-}
-
-/* Until the event, the end of the wait, or the loss of the link. */
-static void poll_wait(struct slipstream *s, uint64_t deadline_ns)
-{
-    const struct link *l = &s->links[SIDE_MAILBOX];
-    unsigned downs = l->downs;
-
-    while (s->poll_reply == NULL && l->downs == downs && clock_ns() < deadline_ns)
-        client_turn(s, deadline_ns);
-}
-
-static void unpark(struct slipstream *s)
-{
-    Slipstream__V1__UnparkRequest request = SLIPSTREAM__V1__UNPARK_REQUEST__INIT;
-    ProtobufCMessage *reply;
-
-    request.poll = s->poll;
-    if (client_call(s, SIDE_MAILBOX, MAILBOX_UNPARK, &request.base, deadline_after(s->timeout_ms),
-                    &reply) == ERR_OK)
-        protobuf_c_message_free_unpacked(reply, NULL);
-}
-
-/* Asks, waits where there is nothing, and asks again under the same name after a lost link. *reply
- * stays NULL when the wait ended without an answer. */
-static enum err receive_loop(struct slipstream *s, Slipstream__V1__ReceiveRequest *request,
-                             Slipstream__V1__ReceiveReply **reply)
-{
-    uint64_t wait_end = deadline_after(request->wait_ms), now;
-    ProtobufCMessage *answer;
-    bool parked;
-    enum err e;
-
-    do {
-        e = client_call(s, SIDE_MAILBOX, MAILBOX_RECEIVE, &request->base,
-                        deadline_after(s->timeout_ms), &answer);
-        now = clock_ns();
-        if (e == ERR_GONE && request->wait_ms != 0 && now < wait_end)
-            continue;
-        if (e != ERR_OK)
-            return e;
-        parked = ((Slipstream__V1__ReceiveReply *)answer)->parked;
-        if (!parked) {
-            *reply = (Slipstream__V1__ReceiveReply *)answer;
-            return ERR_OK;
-        }
-        protobuf_c_message_free_unpacked(answer, NULL);
-        poll_wait(s, wait_end + s->timeout_ms * NS_PER_MS);
-        if (s->poll_reply != NULL) {
-            *reply = s->poll_reply;
-            s->poll_reply = NULL;
-            return ERR_OK;
-        }
-        now = clock_ns();
-        request->wait_ms = now < wait_end ? (uint32_t)((wait_end - now) / NS_PER_MS) + 1 : 0;
-    } while (now < wait_end);
-    unpark(s);
-    *reply = s->poll_reply;
-    s->poll_reply = NULL;
-    return ERR_OK;
-}
-
-/* After a lost link the poll may be parked once more than it was answered, and be answered twice.
- */
-static void poll_end(struct slipstream *s, unsigned downs)
-{
-    Slipstream__V1__UnparkRequest request = SLIPSTREAM__V1__UNPARK_REQUEST__INIT;
-
-    if (s->poll_reply != NULL) {
-        give_back(s, s->poll_reply);
-        slipstream__v1__receive_reply__free_unpacked(s->poll_reply, NULL);
-        s->poll_reply = NULL;
+    for (i = 0; i < r->n_results; i++) {
+        items[i].error = (int)err_from_wire(r->results[i]->status);
+        items[i].lease_expires_ms = r->results[i]->lease_expires_ms;
     }
-    if (s->links[SIDE_MAILBOX].downs != downs) {
-        request.poll = s->poll;
-        client_tell(s, SIDE_MAILBOX, MAILBOX_UNPARK, &request.base);
-    }
-    s->poll = 0;
+    list->count = r->n_results;
+    list->items = items;
+    return r->n_results == expected;
 }
 
-int slipstream_receive(struct slipstream *s, const struct slipstream_receive_options *o,
-                       struct slipstream_messages **out)
+static void ack_fill(Slipstream__V1__Ack *to, const struct slipstream_settling *from)
 {
-    Slipstream__V1__ReceiveRequest request;
-    Slipstream__V1__ReceiveReply none = SLIPSTREAM__V1__RECEIVE_REPLY__INIT, *reply = NULL;
-    char **types = calloc(o->type_count + 1, sizeof(*types));
-    unsigned downs = s->links[SIDE_MAILBOX].downs;
+    slipstream__v1__ack__init(to);
+    to->message_id = unconst(or_empty(from->message_id));
+    to->receipt = unconst(or_empty(from->receipt));
+    to->kind = (Slipstream__V1__AckKind)from->action;
+    to->delay_ms = from->delay_ms;
+    to->lease_ms = from->lease_ms;
+}
+
+_Static_assert((int)SLIPSTREAM_ACK == (int)SLIPSTREAM__V1__ACK_KIND__ACK_DONE, "");
+_Static_assert((int)SLIPSTREAM_NACK == (int)SLIPSTREAM__V1__ACK_KIND__ACK_RETURN, "");
+_Static_assert((int)SLIPSTREAM_EXTEND == (int)SLIPSTREAM__V1__ACK_KIND__ACK_EXTEND, "");
+
+int slipstream_settle_start(struct slipstream *s, const char *workflow, const char *agent,
+                            const struct slipstream_settling *settlings, size_t count,
+                            slipstream_done *done, void *arg)
+{
+    Slipstream__V1__AckRequest request;
+    Slipstream__V1__Ack one, *all = &one, *pointer = &one, **pointers = &pointer;
     enum err e;
     size_t i;
 
-    slipstream__v1__receive_request__init(&request);
-    must(types != NULL);
-    for (i = 0; i < o->type_count; i++)
-        types[i] = unconst(o->types[i]);
+    if (count == 0 || count > SEND_MESSAGES || workflow == NULL || agent == NULL)
+        return (int)client_fail(s, ERR_INVALID, "a workflow, an agent and 1 to %u messages",
+                                SEND_MESSAGES);
+    if (count > 1) {
+        all = calloc(count, sizeof(*all));
+        pointers = calloc(count, sizeof(*pointers));
+        must(all != NULL && pointers != NULL);
+    }
+    for (i = 0; i < count; i++) {
+        ack_fill(&all[i], &settlings[i]);
+        pointers[i] = &all[i];
+    }
+    slipstream__v1__ack_request__init(&request);
     request.tenant = s->tenant;
-    request.workflow_id = unconst(o->workflow != NULL ? o->workflow : "");
-    request.agent_id = unconst(o->agent != NULL ? o->agent : "");
-    request.max = o->max;
-    request.wait_ms = o->peek ? 0 : o->wait_ms;
-    request.types = types;
-    request.n_types = o->type_count;
-    request.peek = o->peek;
-    request.settle = true;
-    s->poll = request.poll = ++s->next_token;
-    e = receive_loop(s, &request, &reply);
-    poll_end(s, downs);
-    free(types);
+    request.workflow_id = unconst(workflow);
+    request.agent_id = unconst(agent);
+    request.acks = pointers;
+    request.n_acks = count;
+    e = unary_start(s, MAILBOX_ACK, &request.base, settled_read, count, done, arg);
+    if (count > 1) {
+        free(all);
+        free(pointers);
+    }
+    return (int)e;
+}
+
+int slipstream_settle(struct slipstream *s, const char *workflow, const char *agent,
+                      const struct slipstream_settling *settlings, size_t count,
+                      struct slipstream_settled_list **out)
+{
+    struct blocked b = {0};
+    void *result = NULL;
+    int e = (int)may_block(s);
+
+    if (e == 0)
+        e = blocked_wait(
+            s, &b, slipstream_settle_start(s, workflow, agent, settlings, count, on_blocked, &b),
+            &result);
+    if (e == 0)
+        *out = result;
+    return e;
+}
+
+static int settle_one(struct slipstream *s, const char *workflow,
+                      const struct slipstream_message *m, struct slipstream_settling settling,
+                      uint64_t *lease_expires_ms)
+{
+    struct slipstream_settled_list *list;
+    int e;
+
+    settling.message_id = m->id;
+    settling.receipt = m->receipt;
+    e = slipstream_settle(s, workflow, m->target, &settling, 1, &list);
+    if (e != 0)
+        return e;
+    e = list->items[0].error;
+    if (e != 0)
+        client_fail(s, (enum err)e, "%s", err_text((enum err)e));
+    else if (lease_expires_ms != NULL)
+        *lease_expires_ms = list->items[0].lease_expires_ms;
+    slipstream_free(list);
+    return e;
+}
+
+int slipstream_ack(struct slipstream *s, const char *workflow, const struct slipstream_message *m)
+{
+    return settle_one(s, workflow, m, (struct slipstream_settling){.action = SLIPSTREAM_ACK}, NULL);
+}
+
+int slipstream_nack(struct slipstream *s, const char *workflow, const struct slipstream_message *m,
+                    uint32_t delay_ms)
+{
+    return settle_one(s, workflow, m,
+                      (struct slipstream_settling){.action = SLIPSTREAM_NACK, .delay_ms = delay_ms},
+                      NULL);
+}
+
+int slipstream_extend(struct slipstream *s, const char *workflow,
+                      const struct slipstream_message *m, uint32_t lease_ms,
+                      uint64_t *lease_expires_ms)
+{
+    return settle_one(
+        s, workflow, m,
+        (struct slipstream_settling){.action = SLIPSTREAM_EXTEND, .lease_ms = lease_ms},
+        lease_expires_ms);
+}
+
+/* ---- dead letters ---- */
+
+static bool dead_read(void *root, const ProtobufCMessage *answer, size_t expected)
+{
+    (void)expected;
+    messages_read(root, (const Slipstream__V1__ReceiveReply *)answer);
+    return true;
+}
+
+int slipstream_dead_letters(struct slipstream *s, const char *workflow, const char *agent,
+                            uint32_t max, const char *after, struct slipstream_messages **out)
+{
+    Slipstream__V1__DeadRequest request = SLIPSTREAM__V1__DEAD_REQUEST__INIT;
+    struct blocked b = {0};
+    void *result = NULL;
+    int e = (int)may_block(s);
+
+    request.tenant = s->tenant;
+    request.workflow_id = unconst(or_empty(workflow));
+    request.agent_id = unconst(or_empty(agent));
+    request.max = max;
+    request.after = unconst(or_empty(after));
+    if (e == 0)
+        e = blocked_wait(
+            s, &b,
+            (int)unary_start(s, MAILBOX_LIST_DEAD, &request.base, dead_read, 0, on_blocked, &b),
+            &result);
+    if (e == 0)
+        *out = result;
+    return e;
+}
+
+int slipstream_redrive(struct slipstream *s, const char *workflow, const char *agent,
+                       const char *const *message_ids, size_t count, bool drop,
+                       struct slipstream_redriven *out)
+{
+    Slipstream__V1__RedriveRequest request;
+    const Slipstream__V1__RedriveReply *r;
+    ProtobufCMessage *reply;
+    enum err e;
+
+    slipstream__v1__redrive_request__init(&request);
+    request.tenant = s->tenant;
+    request.workflow_id = unconst(or_empty(workflow));
+    request.agent_id = unconst(or_empty(agent));
+    request.message_ids = strings_of(message_ids);
+    request.n_message_ids = count;
+    request.drop = drop;
+    e = client_call(s, SIDE_MAILBOX, MAILBOX_REDRIVE, &request.base, deadline_after(s->timeout_ms),
+                    &reply);
     if (e != ERR_OK)
         return (int)e;
-    *out = messages_read(reply != NULL ? reply : &none);
-    if (reply != NULL && reply->delivery != 0)
-        settle(s, reply->delivery);
-    if (reply != NULL)
-        slipstream__v1__receive_reply__free_unpacked(reply, NULL);
+    r = (const Slipstream__V1__RedriveReply *)reply;
+    if (out != NULL)
+        *out = (struct slipstream_redriven){.moved = r->moved, .left = r->left};
+    protobuf_c_message_free_unpacked(reply, NULL);
     return ERR_OK;
 }
 
@@ -322,8 +363,8 @@ int slipstream_box_get(struct slipstream *s, const char *workflow, const char *a
 
     slipstream__v1__box_ref__init(&request);
     request.tenant = s->tenant;
-    request.workflow_id = unconst(workflow);
-    request.agent_id = unconst(agent);
+    request.workflow_id = unconst(or_empty(workflow));
+    request.agent_id = unconst(or_empty(agent));
     e = client_call(s, SIDE_MAILBOX, MAILBOX_GET_BOX, &request.base, deadline_after(s->timeout_ms),
                     &reply);
     if (e != ERR_OK)
@@ -340,6 +381,14 @@ int slipstream_box_get(struct slipstream *s, const char *workflow, const char *a
         .delivered = b->delivered,
         .expired = b->expired,
         .rejected = b->rejected,
+        .redelivered = b->redelivered,
+        .unsettled = b->unsettled,
+        .leased = b->leased,
+        .delayed = b->delayed,
+        .dead = b->dead,
+        .kept = b->kept,
+        .max_deliveries = b->max_deliveries,
+        .drop_oldest = b->drop_oldest,
     };
     protobuf_c_message_free_unpacked(reply, NULL);
     return ERR_OK;
@@ -363,8 +412,14 @@ int slipstream_mailbox_status(struct slipstream *s, struct slipstream_mailbox_st
         .boxes = m->boxes,
         .workflows = m->workflows,
         .waiting = m->waiting,
+        .dead = m->dead,
+        .delayed = m->delayed,
+        .leased = m->leased,
+        .store_bytes = m->store_bytes,
+        .store_failing = m->store_failing,
     };
     strncpy(out->version, m->version, sizeof(out->version) - 1);
+    strncpy(out->store, m->store, sizeof(out->store) - 1);
     protobuf_c_message_free_unpacked(reply, NULL);
     return ERR_OK;
 }

@@ -202,3 +202,13 @@ void loop_stop(struct loop *l)
 {
     l->stopped = true;
 }
+
+int loop_fd(const struct loop *l)
+{
+    return l->epoll_fd;
+}
+
+int loop_wait_ms(const struct loop *l)
+{
+    return wait_ms(l, -1);
+}

@@ -33,5 +33,9 @@ void loop_on_signal(struct loop *l, int signo, void (*fn)(void *arg, int signo),
 void loop_run(struct loop *l);                   /* until loop_stop() */
 void loop_turn(struct loop *l, int max_wait_ms); /* one turn; tests */
 void loop_stop(struct loop *l);
+/* For owners whose own loop says when to turn: readable when a turn has something to do, and the
+ * time until a timer is due (-1: none, never more than an hour). */
+int loop_fd(const struct loop *l);
+int loop_wait_ms(const struct loop *l);
 
 #endif

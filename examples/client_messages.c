@@ -28,8 +28,9 @@ static int send_one(struct slipstream *s, const char *from, const char *to, cons
         .payload = payload,
         .payload_len = strlen(payload),
     };
+    const struct slipstream_send_options o = {.workflow = "example"};
     struct slipstream_sent_list *sent;
-    int error = slipstream_send(s, "example", &m, 1, &sent);
+    int error = slipstream_send(s, &o, &m, 1, &sent);
 
     if (error != SLIPSTREAM_OK)
         return error;

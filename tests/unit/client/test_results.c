@@ -10,6 +10,8 @@
 
 #include "client/client.h"
 
+static const struct slipstream_send_options to_w = {.workflow = "w"};
+
 static void one_free_takes_a_result_with_everything_in_it(void **state)
 {
     char a[] = "one", b[] = "", *items[] = {a, b, NULL};
@@ -61,7 +63,7 @@ static void a_handle_opens_without_anybody_there_and_says_who_is_missing(void **
     assert_int_equal(slipstream_box_get(s, "w", "a", &box), SLIPSTREAM_MAILBOX_DOWN);
     assert_int_equal(slipstream_engines_list(s, &engines), SLIPSTREAM_SCHEDULER_DOWN);
     assert_null(engines);
-    assert_int_equal(slipstream_send(s, "w", NULL, 0, &sent), SLIPSTREAM_INVALID);
+    assert_int_equal(slipstream_send(s, &to_w, NULL, 0, &sent), SLIPSTREAM_INVALID);
     assert_null(sent);
     slipstream_close(s);
     slipstream_close(NULL);
@@ -78,10 +80,10 @@ static void too_much_at_once_is_refused_before_anything_is_sent(void **state)
 
     (void)state;
     assert_int_equal(slipstream_open(&none, &s), SLIPSTREAM_OK);
-    assert_int_equal(slipstream_send(s, "w", m, 2, &sent), SLIPSTREAM_TOO_LARGE);
+    assert_int_equal(slipstream_send(s, &to_w, m, 2, &sent), SLIPSTREAM_TOO_LARGE);
     m[1].payload_len = 2u << 20;
-    assert_int_equal(slipstream_send(s, "w", m, 2, &sent), SLIPSTREAM_TOO_LARGE);
-    assert_int_equal(slipstream_send(s, "w", m, 1001, &sent), SLIPSTREAM_INVALID);
+    assert_int_equal(slipstream_send(s, &to_w, m, 2, &sent), SLIPSTREAM_TOO_LARGE);
+    assert_int_equal(slipstream_send(s, &to_w, m, 1001, &sent), SLIPSTREAM_INVALID);
     slipstream_close(s);
 }
 
