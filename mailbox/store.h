@@ -86,7 +86,8 @@ struct mbox_store_ops {
     void (*forget)(struct mbox_store *s, uint64_t answer);
     /* ERR_STORE: see above; the log says why. */
     enum err (*commit)(struct mbox_store *s);
-    /* Once, before anything else. ERR_IO: what is there cannot be read. */
+    /* Once, before anything else. ERR_IO: what is there cannot be read. ERR_CONF: it is damaged and
+     * was moved aside, as at open; close the store. */
     enum err (*scan)(struct mbox_store *s, const struct mbox_scan *calls);
     void (*stats)(const struct mbox_store *s, struct mbox_store_stats *out);
     void (*compress_from)(struct mbox_store *s, size_t bytes); /* from the next append on */
@@ -96,8 +97,8 @@ struct mbox_store_ops {
 #define MBOX_PAYLOAD_MAX (3u << 20) /* no payload is larger; get allocates no more */
 
 /*
- * In memory. Payloads from compress_bytes on are compressed with lz4 and kept raw where that does
- * not make them smaller.
+ * In memory; 32 bytes for each payload beside its own. Payloads from compress_bytes on are
+ * compressed with lz4 and kept raw where that does not make them smaller.
  */
 struct mbox_store *store_memory_open(size_t compress_bytes);
 
@@ -108,9 +109,10 @@ struct store_sqlite_conf {
     bool power_safe;      /* a commit is on the disk before it is answered */
 };
 /*
- * In one SQLite file (WAL). ERR_IO: it cannot be opened or created; the log says why. A file that
- * is damaged or not ours is moved aside (PATH.damaged-TIME) and ERR_CONF returned: whoever starts
- * again begins with an empty one, knowingly.
+ * In one SQLite file (WAL), of one process. ERR_IO: it cannot be opened or created, another process
+ * has it open, a newer version wrote it, or it is another program's database; it is left as it is,
+ * and the log says why. A damaged file is moved aside with its log (PATH.damaged-TIME) and ERR_CONF
+ * returned: whoever starts again begins with an empty one, knowingly.
  */
 enum err store_sqlite_open(const struct store_sqlite_conf *conf, struct mbox_store **out);
 

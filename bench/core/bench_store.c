@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The mailbox stores alone, in one thread: messages of 1 KiB of random bytes come in groups of 64
+ * with a commit each, are read once and removed with the group after (or with a later one, as far
+ * behind as depth says). Messages a second, and what a commit costs, as one JSON object per store.
+ *
+ * bench_store [memory | sqlite FILE | power FILE] [messages] [depth]
+ * Without arguments: memory, and sqlite in /dev/shm and in the working directory.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/must.h"
+#include "mailbox/store.h"
+
+#define GROUP 64u
+#define PAYLOAD 1024u
+#define CACHE (64u << 20)
+
+struct bench {
+    struct mbox_store *store;
+    uint64_t *refs;
+    uint64_t next, tail; /* ids appended and removed so far */
+    double *commit_us;
+    size_t commits;
+    struct buf out;
+};
+
+static double now_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x, y;
+
+    memcpy(&x, a, sizeof(x));
+    memcpy(&y, b, sizeof(y));
+    return (x > y) - (x < y);
+}
+
+static void append(struct bench *b, const char *noise)
+{
+    struct mbox_copy_record copy = {
+        .id = b->next + 1, .agent = "agent-7", .expires_ms = 1795000000000};
+    struct mbox_record r = {.tenant = "",
+                            .workflow = "workflow-123456",
+                            .message_id = "01kaqz5rk8f3v9q2m7c1d4x6ya",
+                            .source = "agent-3",
+                            .type = "result",
+                            .correlation_id = "",
+                            .reply_to = "",
+                            .group = "",
+                            .created_ms = 1794990000000 + b->next,
+                            .ttl_ms = 3600000,
+                            .payload = noise + b->next * 61 % PAYLOAD,
+                            .payload_len = PAYLOAD,
+                            .copies = &copy,
+                            .copy_count = 1};
+    size_t stored;
+
+    must(b->store->ops->append(b->store, &r, &b->refs[b->next++], &stored) == ERR_OK);
+}
+
+static void take(struct bench *b)
+{
+    uint64_t ref = b->refs[b->tail++];
+
+    b->out.len = 0;
+    must(b->store->ops->get(b->store, ref, &b->out) == ERR_OK);
+    must(b->out.len == PAYLOAD);
+    b->store->ops->remove(b->store, ref, b->tail, true);
+}
+
+static void run(struct bench *b, const char *where, size_t messages, size_t depth)
+{
+    static char noise[2 * PAYLOAD];
+    struct mbox_store_stats stats;
+    double start, commit, took;
+    uint64_t random = 1, most = 0;
+    size_t i;
+
+    for (i = 0; i < sizeof(noise); i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        noise[i] = (char)(random >> 56);
+    }
+    start = now_us();
+    while (b->tail < messages) {
+        for (i = 0; i < GROUP && b->next < messages; i++)
+            append(b, noise);
+        while (b->tail + depth + GROUP < b->next ||
+               (b->next == messages && b->tail < messages && i++ < GROUP))
+            take(b);
+        commit = now_us();
+        must(b->store->ops->commit(b->store) == ERR_OK);
+        b->commit_us[b->commits++] = now_us() - commit;
+        if (b->commits % 64 == 0) {
+            b->store->ops->stats(b->store, &stats);
+            most = stats.disk_bytes > most ? stats.disk_bytes : most;
+        }
+    }
+    took = now_us() - start;
+    b->store->ops->stats(b->store, &stats);
+    qsort(b->commit_us, b->commits, sizeof(double), compare);
+    printf(
+        "{\"store\": \"%s\", \"where\": \"%s\", \"messages_per_s\": %.0f, \"commit_p50_us\": %.0f, "
+        "\"commit_p99_us\": %.0f, \"commit_max_us\": %.0f, \"disk_most\": %llu, \"disk_end\": "
+        "%llu}\n",
+        b->store->ops->name, where, (double)messages / took * 1e6, b->commit_us[b->commits / 2],
+        b->commit_us[b->commits * 99 / 100], b->commit_us[b->commits - 1], (unsigned long long)most,
+        (unsigned long long)stats.disk_bytes);
+    fflush(stdout);
+}
+
+static void unlink_all(const char *path)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm"};
+    char name[512];
+    size_t i;
+
+    for (i = 0; i < 3; i++) {
+        snprintf(name, sizeof(name), "%s%s", path, suffixes[i]);
+        unlink(name);
+    }
+}
+
+static void measure(const char *kind, const char *path, size_t messages, size_t depth)
+{
+    struct store_sqlite_conf conf = {.path = path,
+                                     .compress_bytes = 4096,
+                                     .cache_bytes = CACHE,
+                                     .power_safe = strcmp(kind, "power") == 0};
+    struct bench b = {0};
+
+    b.refs = calloc(messages, sizeof(b.refs[0]));
+    b.commit_us = calloc(messages / GROUP * 2 + 2 * depth + 2, sizeof(double));
+    must(b.refs != NULL && b.commit_us != NULL);
+    if (path == NULL) {
+        b.store = store_memory_open(4096);
+    } else {
+        unlink_all(path);
+        must(store_sqlite_open(&conf, &b.store) == ERR_OK);
+    }
+    run(&b, path != NULL ? path : "", messages, depth);
+    b.store->ops->close(b.store);
+    if (path != NULL)
+        unlink_all(path);
+    buf_fini(&b.out);
+    free(b.refs);
+    free(b.commit_us);
+}
+
+int main(int argc, char **argv)
+{
+    int file = argc > 1 && strcmp(argv[1], "memory") != 0;
+    size_t messages = argc > 2 + file ? strtoul(argv[2 + file], NULL, 10) : 200000;
+    size_t depth = argc > 3 + file ? strtoul(argv[3 + file], NULL, 10) : 0;
+    char shm[64];
+
+    if (argc > 1) {
+        measure(argv[1], file && argc > 2 ? argv[2] : NULL, messages, depth);
+        return 0;
+    }
+    snprintf(shm, sizeof(shm), "/dev/shm/bench_store.%d.db", (int)getpid());
+    measure("memory", NULL, messages, depth);
+    measure("sqlite", shm, messages, depth);
+    measure("sqlite", "bench_store.db", messages, depth);
+    measure("power", "bench_store.db", messages / 10, depth);
+    return 0;
+}
