@@ -8,15 +8,16 @@
 
 #include "common/must.h"
 
-static struct copy *copy_at(struct list *n)
-{
-    return container_of(n, struct copy, node);
-}
-
-static void box_changed(struct box *b)
+void box_changed(struct box *b)
 {
     if (list_is_empty(&b->changed))
         list_push(&b->core->changed, &b->changed);
+}
+
+void box_touch(struct box *b)
+{
+    if (list_is_empty(&b->touched))
+        list_push(&b->core->touched, &b->touched);
 }
 
 /* ---- workflows and boxes ---- */
@@ -73,13 +74,30 @@ struct box *box_find(const struct mbox_core *c, struct mbox_key key)
     return NULL;
 }
 
+uint32_t box_depth(const struct box *b)
+{
+    return b->count[COPY_READY] + b->count[COPY_WAITING];
+}
+
+uint32_t box_live(const struct box *b)
+{
+    return b->count[COPY_NEW] + box_depth(b) + b->count[COPY_DELAYED] + b->count[COPY_HELD] +
+           b->count[COPY_LEASED];
+}
+
+static bool box_is_empty(const struct box *b)
+{
+    return box_live(b) == 0 && b->count[COPY_KEPT] == 0 && b->count[COPY_DEAD] == 0 &&
+           list_is_empty(&b->deliveries);
+}
+
 /* The memory stays until the actions of this step, and its last change, were seen. */
 static void box_forget(struct box *b)
 {
     struct mbox_core *c = b->core;
     struct workflow *w = b->workflow;
 
-    must(b->depth == 0 && b->unsettled == 0 && b->waiting == 0);
+    must(box_is_empty(b) && b->waiting == 0);
     timer_stop(&c->timers, &b->idle_timer);
     hash_remove(&c->boxes, &b->hash);
     list_remove(&b->in_workflow);
@@ -110,7 +128,12 @@ void box_rest(struct box *b)
 
     if (b->gone)
         return;
-    if (b->depth != 0 || b->unsettled != 0 || b->waiting != 0) {
+    /* Nothing will come any more, so readers need not wait for it. */
+    if (b->closing && b->waiting != 0 && box_is_empty(b) && !c->freeing) {
+        waiters_end_all(b);
+        return;
+    }
+    if (b->waiting != 0 || !box_is_empty(b)) {
         timer_stop(&c->timers, &b->idle_timer);
         list_remove(&b->idle);
         return;
@@ -124,11 +147,36 @@ void box_rest(struct box *b)
     timer_start(&c->timers, &b->idle_timer, c->now_ns + c->limits.idle_ns);
 }
 
-static enum err box_new(struct mbox_core *c, struct mbox_key key, struct box **out)
+static struct box *box_new(struct mbox_core *c, struct mbox_key key)
+{
+    size_t len = strlen(key.agent) + 1;
+    struct box *b = calloc(1, sizeof(*b) + len);
+
+    must(b != NULL);
+    b->core = c;
+    b->workflow = workflow_open(c, key.tenant, key.workflow);
+    memcpy(b->agent, key.agent, len);
+    tree_init(&b->ready, c->seed, false);
+    list_init(&b->idle);
+    list_init(&b->touched);
+    list_init(&b->changed);
+    list_init(&b->delayed);
+    list_init(&b->leased);
+    list_init(&b->kept);
+    list_init(&b->dead);
+    list_init(&b->deliveries);
+    list_init(&b->groups);
+    list_init(&b->waiters);
+    list_push(&b->workflow->boxes, &b->in_workflow);
+    b->workflow->box_count++;
+    b->idle_timer.fire = on_idle_end;
+    hash_add(&c->boxes, &b->hash, box_hash(c, key.tenant, key.workflow, key.agent));
+    return b;
+}
+
+static enum err box_make(struct mbox_core *c, struct mbox_key key, struct box **out)
 {
     struct workflow *w = workflow_find(c, key.tenant, key.workflow);
-    size_t len = strlen(key.agent) + 1;
-    struct box *b;
 
     if (w != NULL && w->box_count >= c->limits.max_agents)
         return ERR_AGENT_LIMIT;
@@ -139,21 +187,7 @@ static enum err box_new(struct mbox_core *c, struct mbox_key key, struct box **o
             return ERR_MAILBOX_FULL;
         box_forget(container_of(oldest, struct box, idle));
     }
-    b = calloc(1, sizeof(*b) + len);
-    must(b != NULL);
-    b->core = c;
-    b->workflow = workflow_open(c, key.tenant, key.workflow);
-    memcpy(b->agent, key.agent, len);
-    list_init(&b->idle);
-    list_init(&b->touched);
-    list_init(&b->changed);
-    list_init(&b->queue);
-    list_init(&b->waiters);
-    list_push(&b->workflow->boxes, &b->in_workflow);
-    b->workflow->box_count++;
-    b->idle_timer.fire = on_idle_end;
-    hash_add(&c->boxes, &b->hash, box_hash(c, key.tenant, key.workflow, key.agent));
-    *out = b;
+    *out = box_new(c, key);
     return ERR_OK;
 }
 
@@ -162,7 +196,7 @@ enum err box_open(struct mbox_core *c, struct mbox_key key, struct box **out)
     struct box *b = box_find(c, key);
 
     if (b == NULL) {
-        enum err e = box_new(c, key, &b);
+        enum err e = box_make(c, key, &b);
 
         if (e != ERR_OK)
             return e;
@@ -172,326 +206,104 @@ enum err box_open(struct mbox_core *c, struct mbox_key key, struct box **out)
     return ERR_OK;
 }
 
-/* ---- messages ---- */
-
-void letter_release(struct mbox_core *c, struct letter *l)
+struct box *box_restore(struct mbox_core *c, struct mbox_key key)
 {
-    if (--l->refs > 0)
-        return;
-    c->totals.bytes -= l->cost;
-    list_push(&c->dead_letters, &l->dead);
+    struct box *b = box_find(c, key);
+
+    return b != NULL ? b : box_new(c, key);
 }
 
-/* The copy is on no list any more. */
-static void copy_free(struct copy *k)
-{
-    struct mbox_core *c = k->box->core;
+/* ---- room ---- */
 
-    timer_stop(&c->timers, &k->expiry);
-    k->box->bytes -= k->letter->pub.payload_len;
-    c->totals.bytes -= sizeof(*k);
-    letter_release(c, k->letter);
-    free(k);
+static bool fits(const struct box *b, uint64_t live, uint64_t bytes, size_t payload_len)
+{
+    const struct mbox_limits *l = &b->core->limits;
+
+    return live < l->box_messages && bytes <= l->box_bytes && payload_len <= l->box_bytes - bytes;
 }
 
-static void copy_unqueue(struct copy *k)
+bool box_fits(const struct box *b, size_t payload_len)
 {
-    struct box *b = k->box;
-
-    list_remove(&k->node);
-    timer_stop(&b->core->timers, &k->expiry);
-    b->depth--;
-    b->core->totals.queued--;
-    box_changed(b);
-}
-
-static void copy_expire(struct copy *k)
-{
-    k->box->expired++;
-    k->box->core->totals.expired++;
-    copy_free(k);
-}
-
-/* Nothing will come any more, so readers need not wait for it. */
-static void box_end_if_closing(struct box *b)
-{
-    if (b->closing && b->depth == 0 && b->unsettled == 0)
-        waiters_end_all(b);
-}
-
-static void on_copy_expiry(struct timer *t)
-{
-    struct copy *k = container_of(t, struct copy, expiry);
-    struct box *b = k->box;
-
-    copy_unqueue(k);
-    copy_expire(k);
-    box_end_if_closing(b);
-    box_rest(b);
+    return fits(b, box_live(b), b->bytes, payload_len);
 }
 
 bool box_has_room(const struct box *b, size_t payload_len)
 {
-    const struct mbox_limits *l = &b->core->limits;
+    uint64_t live = box_live(b), bytes = b->bytes;
 
-    return (uint64_t)b->depth + b->unsettled < l->box_messages && b->bytes <= l->box_bytes &&
-           payload_len <= l->box_bytes - b->bytes;
-}
-
-static void queue_insert(struct box *b, struct list *before, struct copy *k)
-{
-    list_insert(before, &k->node);
-    timer_start(&b->core->timers, &k->expiry, k->expires_ns);
-    b->depth++;
-    b->core->totals.queued++;
-    box_changed(b);
-}
-
-void box_put(struct box *b, struct letter *l, uint64_t expires_ns)
-{
-    struct mbox_core *c = b->core;
-    struct copy *k = calloc(1, sizeof(*k));
-
-    must(k != NULL);
-    k->letter = l;
-    k->box = b;
-    k->seq = b->next_seq++;
-    k->expires_ns = expires_ns;
-    k->expiry.fire = on_copy_expiry;
-    l->refs++;
-    queue_insert(b, &b->queue, k);
-    b->bytes += l->pub.payload_len;
-    b->sent++;
-    b->arrived++;
-    b->arrived_bytes += l->pub.payload_len;
-    b->closing = false;
-    c->totals.bytes += sizeof(*k);
-    c->totals.sent++;
-    if (list_is_empty(&b->touched))
-        list_push(&c->touched, &b->touched);
-    box_rest(b);
-}
-
-/* ---- handing out ---- */
-
-/* A message whose time is over may still be queued in the very step that will drop it. */
-static bool is_wanted(const struct want *w, const struct copy *k)
-{
-    size_t i;
-
-    if (k->expires_ns <= k->box->core->now_ns)
-        return false;
-    for (i = 0; i < w->type_count; i++)
-        if (strcmp(w->types[i], k->letter->pub.type) == 0)
-            return true;
-    return w->type_count == 0;
-}
-
-/* An upper bound of what the message adds to a packed answer. */
-static size_t copy_weight(const struct copy *k)
-{
-    const struct mbox_letter *p = &k->letter->pub;
-
-    return p->payload_len + strlen(p->id) + strlen(p->source) + strlen(p->type) +
-           strlen(p->correlation_id) + strlen(p->reply_to) + strlen(p->group) +
-           strlen(k->box->agent) + 96;
-}
-
-/* The first queued copy of seq >= from; &b->queue when none. New ones are at the tail. */
-static struct list *queue_from(struct box *b, uint64_t from)
-{
-    struct list *n = &b->queue;
-
-    if (from == 0)
-        return b->queue.next;
-    while (n->prev != &b->queue && copy_at(n->prev)->seq >= from)
-        n = n->prev;
-    return n;
-}
-
-static void on_settle_end(struct timer *t)
-{
-    struct delivery *d = container_of(t, struct delivery, deadline);
-
-    delivery_end(d->box->core, d, false);
-}
-
-static struct delivery *delivery_new(struct box *b, uint64_t peer)
-{
-    struct mbox_core *c = b->core;
-    struct delivery *d = calloc(1, sizeof(*d));
-
-    must(d != NULL);
-    d->box = b;
-    d->peer = peer;
-    d->deadline.fire = on_settle_end;
-    list_init(&d->copies);
-    list_push(&c->all_deliveries, &d->in_all);
-    hash_add(&c->deliveries, &d->hash, c->next_delivery++);
-    timer_start(&c->timers, &d->deadline, c->now_ns + c->limits.settle_ns);
-    return d;
-}
-
-struct delivery *box_take(struct box *b, const struct want *w, uint64_t from, uint64_t peer)
-{
-    struct mbox_core *c = b->core;
-    struct list *n = queue_from(b, from), *next;
-    struct delivery *d = NULL;
-    size_t weight = 0;
-
-    for (; n != &b->queue; n = next) {
-        struct copy *k = copy_at(n);
-
-        next = n->next;
-        if (!is_wanted(w, k))
-            continue;
-        if (d == NULL)
-            d = delivery_new(b, peer);
-        else if (d->count >= w->max || weight + copy_weight(k) > MBOX_RECEIVE_BYTES)
-            break;
-        weight += copy_weight(k);
-        copy_unqueue(k);
-        list_push(&d->copies, &k->node);
-        d->count++;
-        if (k->attempts++ > 0)
-            c->totals.redelivered++;
-        view_add(c, k, k->attempts);
+    if (b->core->limits.drop_oldest) {
+        live -= b->count[COPY_READY];
+        bytes -= b->ready_bytes;
     }
-    if (d != NULL) {
-        b->unsettled += d->count;
-        c->totals.unsettled += d->count;
-        box_rest(b);
-    }
-    return d;
+    return fits(b, live, bytes, payload_len);
 }
 
-void box_peek(const struct box *b, const struct want *w)
+/* The oldest of the least important. */
+static struct copy *oldest_of(const struct box *b)
 {
-    size_t weight = 0;
-    uint32_t count = 0;
+    const uint64_t number = (UINT64_C(1) << MBOX_PLACE_BITS) - 1;
 
-    list_for(n, &b->queue)
-    {
-        struct copy *k = copy_at(n);
-
-        if (!is_wanted(w, k))
-            continue;
-        if (count >= w->max || (count > 0 && weight + copy_weight(k) > MBOX_RECEIVE_BYTES))
-            break;
-        weight += copy_weight(k);
-        count++;
-        view_add(b->core, k, k->attempts);
-    }
+    return tree_seek(&b->ready, b->ready.last->place & ~number, NULL, 0);
 }
 
-struct delivery *delivery_find(const struct mbox_core *c, uint64_t id)
+void box_make_room(struct box *b, size_t payload_len)
 {
-    struct hash_node *n = hash_find(&c->deliveries, id);
-
-    return n == NULL ? NULL : container_of(n, struct delivery, hash);
+    while (b->ready.root != NULL && !box_fits(b, payload_len))
+        copy_die(oldest_of(b), MBOX_DEAD_OVERFLOW);
 }
 
-uint64_t delivery_id(const struct delivery *d)
-{
-    return d->hash.key;
-}
+/* ---- the end ---- */
 
-static void delivery_done(struct delivery *d)
+static void end_all(struct list *copies, uint32_t *dropped)
 {
-    struct box *b = d->box;
     struct list *n;
 
-    b->delivered += d->count;
-    b->workflow->delivered += d->count;
-    b->core->totals.delivered += d->count;
-    while ((n = list_take(&d->copies)) != NULL)
-        copy_free(copy_at(n));
-}
-
-/* Both lists are ordered by seq: one walk puts every copy back where it was. */
-static void delivery_return(struct delivery *d)
-{
-    struct box *b = d->box;
-    struct list *at = b->queue.next, *n;
-
-    while ((n = list_take(&d->copies)) != NULL) {
-        struct copy *k = copy_at(n);
-
-        if (k->expires_ns <= b->core->now_ns) {
-            copy_expire(k);
-            continue;
-        }
-        while (at != &b->queue && copy_at(at)->seq < k->seq)
-            at = at->next;
-        queue_insert(b, at, k);
+    while ((n = list_first(copies)) != NULL) {
+        copy_end(container_of(n, struct copy, node));
+        *dropped += 1;
     }
 }
 
-void delivery_end(struct mbox_core *c, struct delivery *d, bool done)
+/* The store may not have them yet: they go when it has. */
+static void doom_new(struct box *b, uint32_t *dropped)
 {
-    struct box *b = d->box;
+    if (b->count[COPY_NEW] == 0)
+        return;
+    list_for(n, &b->core->pending)
+    {
+        struct copy *k = container_of(n, struct copy, node);
 
-    hash_remove(&c->deliveries, &d->hash);
-    list_remove(&d->in_all);
-    timer_stop(&c->timers, &d->deadline);
-    b->unsettled -= d->count;
-    c->totals.unsettled -= d->count;
-    if (done)
-        delivery_done(d);
-    else
-        delivery_return(d);
-    free(d);
-    if (!done)
-        waiters_serve(b, 0);
-    box_end_if_closing(b);
-    box_rest(b);
+        if (k->box != b || k->doomed)
+            continue;
+        k->doomed = true;
+        *dropped += 1;
+    }
+}
+
+void box_close(struct box *b)
+{
+    b->closing = true;
+    while (!list_is_empty(&b->kept))
+        copy_done(container_of(list_first(&b->kept), struct copy, node));
+    while (!list_is_empty(&b->dead))
+        dead_forget(container_of(list_first(&b->dead), struct copy, node));
 }
 
 void box_drop(struct box *b, uint32_t *dropped)
 {
-    struct mbox_core *c = b->core;
-    struct list *n;
-
     must(b->waiting == 0);
-    list_for_safe(at, &c->all_deliveries)
-    {
-        struct delivery *d = container_of(at, struct delivery, in_all);
-
-        if (b->unsettled == 0)
-            break;
-        if (d->box != b)
-            continue;
-        hash_remove(&c->deliveries, &d->hash);
-        list_remove(&d->in_all);
-        timer_stop(&c->timers, &d->deadline);
-        *dropped += d->count;
-        b->unsettled -= d->count;
-        c->totals.unsettled -= d->count;
-        while ((n = list_take(&d->copies)) != NULL)
-            copy_free(copy_at(n));
-        free(d);
-    }
-    while ((n = list_first(&b->queue)) != NULL) {
-        struct copy *k = copy_at(n);
-
-        copy_unqueue(k);
-        copy_free(k);
-        *dropped += 1;
-    }
-    b->closing = true;
+    box_close(b);
+    do { /* what ends may let others of its group into the queue */
+        while (b->ready.first != NULL) {
+            copy_end(b->ready.first);
+            *dropped += 1;
+        }
+        while (!list_is_empty(&b->deliveries))
+            delivery_drop(container_of(list_first(&b->deliveries), struct delivery, in_box),
+                          dropped);
+        end_all(&b->delayed, dropped);
+        end_all(&b->leased, dropped);
+    } while (b->ready.first != NULL);
+    doom_new(b, dropped);
     box_rest(b);
-}
-
-void reap(struct mbox_core *c)
-{
-    struct list *n;
-
-    while ((n = list_take(&c->dead_letters)) != NULL) {
-        struct letter *l = container_of(n, struct letter, dead);
-
-        c->store->ops->remove(c->store, l->pub.payload, 0, true);
-        free(l);
-    }
-    while ((n = list_take(&c->dead_boxes)) != NULL)
-        free(container_of(n, struct box, idle));
 }

@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #include "common/must.h"
 #include "mailbox/box.h"
 
 /* ---- actions ---- */
 
-static void *grown(void *items, size_t len, size_t *cap, size_t size)
+void *grown(void *items, size_t len, size_t *cap, size_t size)
 {
     if (len < *cap)
         return items;
@@ -28,16 +30,43 @@ struct mbox_action *action_new(struct mbox_core *c, enum mbox_action_kind kind)
     return &o->items[o->len++];
 }
 
-void view_add(struct mbox_core *c, const struct copy *k, uint32_t attempt)
+struct mbox_view *view_add(struct mbox_core *c, struct copy *k, uint32_t attempt)
 {
     struct mbox_actions *o = c->out;
+    struct letter *l = k->letter;
+    struct mbox_view *v;
 
     o->views = grown(o->views, o->view_len, &o->view_cap, sizeof(o->views[0]));
-    o->views[o->view_len++] =
-        (struct mbox_view){.letter = k->letter->pub, .target = k->box->agent, .attempt = attempt};
+    v = &o->views[o->view_len++];
+    l->viewed = c->steps;
+    v->letter = (struct mbox_letter){
+        .payload = l->payload,
+        .payload_len = l->payload_len,
+        .priority = l->priority,
+        .created_ns = l->created_ns,
+        .created_ms = l->created_ms,
+        .expires_ms = k->renewed ? wall_of(c, k->expires_ns) : l->created_ms + l->ttl_ms,
+        .id = letter_get(l, TEXT_ID),
+        .source = letter_get(l, TEXT_SOURCE),
+        .type = letter_get(l, TEXT_TYPE),
+        .correlation_id = letter_get(l, TEXT_CORRELATION),
+        .reply_to = letter_get(l, TEXT_REPLY_TO),
+        .group = letter_get(l, TEXT_GROUP),
+    };
+    v->target = k->box->agent;
+    v->attempt = attempt;
+    v->receipt[0] = '\0';
+    v->lease_end_ns = 0;
+    v->dead = (enum mbox_dead)k->dead;
+    v->dead_ns = k->state == COPY_DEAD ? k->dead_ns : 0;
+    if (k->state == COPY_HELD && k->lease_ms != 0) {
+        receipt_print(c, k, v->receipt);
+        v->lease_end_ns = due_of(k);
+    }
+    return v;
 }
 
-static void name_add(struct mbox_core *c, const char *name)
+void name_add(struct mbox_core *c, const char *name)
 {
     struct mbox_actions *o = c->out;
 
@@ -51,247 +80,6 @@ void mbox_actions_fini(struct mbox_actions *a)
     free(a->views);
     free(a->names);
     *a = (struct mbox_actions){0};
-}
-
-/* ---- sending ---- */
-
-/* 128 bits in base 32: wall milliseconds (48), a counter (40), the seed of this run (40). */
-static void draw_id(struct mbox_core *c, uint64_t wall_ms, char *dst)
-{
-    static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz";
-    unsigned __int128 id;
-    int i;
-
-    if (wall_ms > c->id_ms)
-        c->id_ms = wall_ms;
-    id = (unsigned __int128)(c->id_ms & 0xffffffffffffu) << 80;
-    id |= (unsigned __int128)(++c->id_count & 0xffffffffffu) << 40;
-    id |= c->seed & 0xffffffffffu;
-    for (i = (int)MBOX_ID_LEN - 1; i >= 0; i--) {
-        dst[i] = digits[(unsigned)id & 31u];
-        id >>= 5;
-    }
-    dst[MBOX_ID_LEN] = '\0';
-}
-
-static void target_add(struct mbox_core *c, struct box *b)
-{
-    if (b->mark == c->mark)
-        return;
-    b->mark = c->mark;
-    c->targets = grown(c->targets, c->target_count, &c->target_cap, sizeof(struct box *));
-    c->targets[c->target_count++] = b;
-}
-
-/* Boxes that exist, then those that agents name; making room for one must not lose another target,
- * so a box is in use (out of the idle list) as soon as it is one. */
-static enum err targets_of_all(struct mbox_core *c, const struct mbox_event *e, const char *source)
-{
-    struct workflow *w = workflow_find(c, e->send.tenant, e->send.workflow);
-    size_t i;
-
-    if (w != NULL)
-        list_for(n, &w->boxes)
-        {
-            struct box *b = container_of(n, struct box, in_workflow);
-
-            if (strcmp(b->agent, source) == 0)
-                continue;
-            target_add(c, b);
-            list_remove(&b->idle);
-        }
-    for (i = 0; i < e->send.agent_count; i++) {
-        struct mbox_key key = {e->send.tenant, e->send.workflow, e->send.agents[i]};
-        struct box *b;
-        enum err err;
-
-        if (strcmp(key.agent, source) == 0 || strcmp(key.agent, "*") == 0)
-            continue;
-        err = box_open(c, key, &b);
-        if (err != ERR_OK)
-            return err;
-        target_add(c, b);
-        list_remove(&b->idle);
-    }
-    return ERR_OK;
-}
-
-static enum err targets_collect(struct mbox_core *c, const struct mbox_event *e,
-                                const struct mbox_draft *d)
-{
-    struct mbox_key key = {e->send.tenant, e->send.workflow, d->target};
-    struct box *b;
-    enum err err;
-
-    c->target_count = 0;
-    c->mark++;
-    if (strcmp(d->target, "*") == 0)
-        return targets_of_all(c, e, d->source);
-    err = box_open(c, key, &b);
-    if (err == ERR_OK)
-        target_add(c, b);
-    return err;
-}
-
-static enum err targets_have_room(struct mbox_core *c, size_t len)
-{
-    enum err err = ERR_OK;
-    size_t i;
-
-    for (i = 0; i < c->target_count; i++)
-        if (!box_has_room(c->targets[i], len)) {
-            c->targets[i]->rejected++;
-            err = ERR_MAILBOX_FULL;
-        }
-    return err;
-}
-
-static const char *text_put(char **at, const char *s)
-{
-    size_t len = strlen(s) + 1;
-    char *to = memcpy(*at, s, len);
-
-    *at += len;
-    return to;
-}
-
-static const char *or_empty(const char *s)
-{
-    return s != NULL ? s : "";
-}
-
-static struct letter *letter_new(struct mbox_core *c, const struct mbox_event *e,
-                                 const struct mbox_draft *d, const char *id, uint64_t ttl_ms)
-{
-    const char *words[] = {id,
-                           d->source,
-                           d->type,
-                           or_empty(d->correlation_id),
-                           or_empty(d->reply_to),
-                           or_empty(d->group)};
-    size_t text = 0, i;
-    struct letter *l;
-    char *at;
-
-    for (i = 0; i < 6; i++)
-        text += strlen(words[i]) + 1;
-    l = calloc(1, sizeof(*l) + text);
-    must(l != NULL);
-    list_init(&l->dead);
-    l->refs = 1;
-    l->cost = sizeof(*l) + text;
-    at = l->text;
-    l->pub.id = text_put(&at, words[0]);
-    l->pub.source = text_put(&at, words[1]);
-    l->pub.type = text_put(&at, words[2]);
-    l->pub.correlation_id = text_put(&at, words[3]);
-    l->pub.reply_to = text_put(&at, words[4]);
-    l->pub.group = text_put(&at, words[5]);
-    l->pub.payload_len = (uint32_t)d->payload_len;
-    l->pub.priority = d->priority;
-    l->pub.created_ns = c->now_ns;
-    l->pub.created_ms = e->send.wall_ms;
-    l->pub.expires_ms = e->send.wall_ms + ttl_ms;
-    return l;
-}
-
-/* The payload goes to the store, the letter counts from now on. l is freed on failure. */
-static enum err letter_store(struct mbox_core *c, struct letter *l, const struct mbox_draft *d,
-                             uint64_t copies_cost)
-{
-    uint64_t left =
-        c->limits.total_bytes > c->totals.bytes ? c->limits.total_bytes - c->totals.bytes : 0;
-    struct mbox_record record = {0};
-    enum err e = ERR_MAILBOX_FULL;
-    size_t stored;
-
-    if (l->cost + copies_cost > left)
-        goto fail;
-    record.payload = d->payload;
-    record.payload_len = d->payload_len;
-    e = c->store->ops->append(c->store, &record, &l->pub.payload, &stored);
-    if (e == ERR_STORE)
-        e = ERR_MAILBOX_FULL;
-    if (e != ERR_OK)
-        goto fail;
-    e = ERR_MAILBOX_FULL;
-    if (l->cost + copies_cost + stored > left) {
-        c->store->ops->remove(c->store, l->pub.payload, 0, true);
-        goto fail;
-    }
-    l->cost += stored;
-    c->totals.bytes += l->cost;
-    return ERR_OK;
-fail:
-    free(l);
-    return e;
-}
-
-static enum err send_one(struct mbox_core *c, const struct mbox_event *e,
-                         const struct mbox_draft *d, char *message_id)
-{
-    uint64_t ttl_ns = c->limits.ttl_ns;
-    struct letter *l;
-    enum err err;
-    size_t i;
-
-    if (d->payload_len > c->limits.max_payload_bytes || d->payload_len > c->limits.box_bytes)
-        return ERR_TOO_LARGE;
-    err = targets_collect(c, e, d);
-    if (err == ERR_OK)
-        err = targets_have_room(c, d->payload_len);
-    if (err != ERR_OK)
-        return err;
-    if (d->ttl_ms != 0 || e->send.ttl_ms != 0)
-        ttl_ns = (uint64_t)(d->ttl_ms != 0 ? d->ttl_ms : e->send.ttl_ms) * 1000000u;
-    if (d->message_id != NULL && d->message_id[0] != '\0')
-        memccpy(message_id, d->message_id, '\0', 256);
-    else
-        draw_id(c, e->send.wall_ms, message_id);
-    if (c->target_count == 0)
-        return ERR_OK;
-    l = letter_new(c, e, d, message_id, ttl_ns / 1000000u);
-    err = letter_store(c, l, d, c->target_count * sizeof(struct copy));
-    if (err != ERR_OK) {
-        message_id[0] = '\0';
-        return err;
-    }
-    for (i = 0; i < c->target_count; i++) {
-        box_put(c->targets[i], l, c->now_ns + ttl_ns);
-        name_add(c, c->targets[i]->agent);
-    }
-    letter_release(c, l);
-    return ERR_OK;
-}
-
-static void on_send(struct mbox_core *c, const struct mbox_event *e)
-{
-    struct list *n;
-    size_t i, j;
-
-    for (i = 0; i < e->send.draft_count; i++) {
-        size_t at = c->out->len;
-        struct mbox_action *a = action_new(c, MBOX_SENT);
-
-        a->first = (uint32_t)c->out->name_len;
-        a->err = send_one(c, e, &e->send.drafts[i], a->message_id);
-        a = &c->out->items[at];
-        a->count = (uint32_t)c->out->name_len - a->first;
-        if (a->err != ERR_OK) {
-            int retry_ms = err_retry_ms(a->err);
-
-            a->retry_ms = retry_ms > 0 ? (uint32_t)retry_ms : 0;
-            c->totals.rejected++;
-        }
-        for (j = 0; j < c->target_count; j++)
-            box_rest(c->targets[j]);
-        c->target_count = 0;
-    }
-    while ((n = list_take(&c->touched)) != NULL) {
-        struct box *b = container_of(n, struct box, touched);
-
-        waiters_serve(b, b->served_seq);
-    }
 }
 
 /* ---- receiving ---- */
@@ -312,14 +100,15 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
         e.receive.max = 10;
     if (e.receive.max > MBOX_RECEIVE_MESSAGES)
         e.receive.max = MBOX_RECEIVE_MESSAGES;
-    want = (struct want){e.receive.max, e.receive.types, e.receive.type_count};
+    want = (struct want){e.receive.max, e.receive.lease_ms, e.receive.types, e.receive.type_count};
     if (e.receive.peek) {
         b = box_find(c, e.receive.box);
         if (b == NULL)
             return;
         box_peek(b, &want);
+        a = &c->out->items[at];
         a->count = (uint32_t)c->out->view_len - a->first;
-        a->more = b->depth - a->count;
+        a->more = box_depth(b) - a->count;
         return;
     }
     if (e.receive.wait_ms != 0 && e.receive.poll == 0) {
@@ -332,9 +121,11 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
             a->err = ERR_OK;
         return;
     }
-    d = box_take(b, &want, 0, e.peer);
+    if (e.receive.resume_after != NULL && e.receive.resume_after[0] != '\0')
+        box_resume(b, e.receive.resume_after);
+    d = box_take(b, &want, e.peer);
     a = &c->out->items[at];
-    a->more = b->depth;
+    a->more = box_depth(b);
     if (d != NULL) {
         a->delivery = delivery_id(d);
         a->count = d->count;
@@ -353,11 +144,15 @@ static void on_settle(struct mbox_core *c, const struct mbox_event *e)
     struct mbox_action *a = action_new(c, MBOX_REPLY);
     struct delivery *d = delivery_find(c, e->settle.delivery);
 
-    if (d == NULL || d->peer != e->peer) {
+    struct box *b;
+
+    if (d == NULL || d->reader->hash.key != e->peer) {
         a->err = ERR_NOT_FOUND;
         return;
     }
-    delivery_end(c, d, e->settle.done);
+    b = d->box;
+    delivery_end(d, e->settle.done, e->settle.keep_ms);
+    box_rest(b);
 }
 
 static void on_unpark(struct mbox_core *c, const struct mbox_event *e)
@@ -374,21 +169,20 @@ static void on_unpark(struct mbox_core *c, const struct mbox_event *e)
 /* Its readers leave first, so that nothing is handed to the dead. */
 static void on_peer_gone(struct mbox_core *c, const struct mbox_event *e)
 {
-    list_for_safe(n, &c->all_waiters)
-    {
-        struct waiter *w = container_of(n, struct waiter, in_all);
+    struct reader *r;
 
-        if (w->peer == e->peer)
-            waiter_end(c, w);
-    }
-    /* Ending one may begin another (a reader of a living peer is served), at the tail. */
-    for (struct list *n = c->all_deliveries.next, *next; n != &c->all_deliveries; n = next) {
-        struct delivery *d = container_of(n, struct delivery, in_all);
+    while ((r = reader_find(c, e->peer)) != NULL) {
+        struct list *w = list_first(&r->waiters), *n = list_first(&r->deliveries);
 
-        next = n->next;
-        if (d->peer != e->peer)
-            continue;
-        delivery_end(c, d, false);
+        if (w != NULL) {
+            waiter_end(c, container_of(w, struct waiter, in_reader));
+        } else {
+            struct delivery *d = container_of(n, struct delivery, in_reader);
+            struct box *b = d->box;
+
+            delivery_end(d, false, 0);
+            box_rest(b);
+        }
     }
 }
 
@@ -396,7 +190,7 @@ static void on_close(struct mbox_core *c, const struct mbox_event *e)
 {
     size_t at = c->out->len;
     struct workflow *w;
-    uint32_t dropped = 0, left = 0, count, i;
+    uint32_t dropped = 0, left = 0, count;
 
     action_new(c, MBOX_REPLY);
     w = workflow_find(c, e->close.tenant, e->close.workflow);
@@ -410,14 +204,12 @@ static void on_close(struct mbox_core *c, const struct mbox_event *e)
         struct box *b = container_of(n, struct box, in_workflow);
 
         next = n->next;
-        b->closing = true;
-        if (e->close.purge || (b->depth == 0 && b->unsettled == 0)) {
-            for (i = b->waiting; i > 0; i--)
-                waiter_end_empty(c, container_of(b->waiters.next, struct waiter, in_box));
-        }
+        box_close(b);
+        if (e->close.purge)
+            waiters_end_all(b);
         if (e->close.purge && !b->gone)
             box_drop(b, &dropped);
-        left += b->depth + b->unsettled;
+        left += box_live(b) - (e->close.purge ? b->count[COPY_NEW] : 0);
         box_rest(b);
     }
     c->totals.purged += dropped;
@@ -445,18 +237,26 @@ struct mbox_core *mbox_new(const struct mbox_limits *limits, struct mbox_store *
     c->limits = *limits;
     c->store = store;
     c->seed = seed;
-    c->next_delivery = 1;
+    c->epoch = XXH3_64bits_withSeed("epoch", 5, seed);
+    c->next_delivery = c->next_id = 1;
+    c->hash_state = XXH3_createState();
+    must(c->hash_state != NULL);
+    c->answer_timer.fire = on_answer_deadline;
     timers_init(&c->timers);
     hash_init(&c->workflows);
     hash_init(&c->boxes);
     hash_init(&c->waiters);
     hash_init(&c->deliveries);
+    hash_init(&c->groups);
+    hash_init(&c->readers);
+    hash_init(&c->answers);
+    list_init(&c->pending);
     list_init(&c->all_waiters);
-    list_init(&c->all_deliveries);
+    list_init(&c->all_answers);
+    list_init(&c->open_groups);
     list_init(&c->idle_boxes);
     list_init(&c->touched);
     list_init(&c->changed);
-    list_init(&c->dead_letters);
     list_init(&c->dead_boxes);
     return c;
 }
@@ -471,18 +271,29 @@ void mbox_free(struct mbox_core *c)
 
     if (c == NULL)
         return;
+    c->freeing = true; /* the store keeps what it has */
     while ((n = list_first(&c->all_waiters)) != NULL)
         waiter_end(c, container_of(n, struct waiter, in_all));
+    while ((n = list_first(&c->pending)) != NULL)
+        copy_abort(container_of(n, struct copy, node));
     for (i = 0; i <= c->boxes.mask; i++)
         while ((h = c->boxes.buckets[i]) != NULL)
             box_drop(container_of(h, struct box, hash), &dropped);
     while (mbox_take_change(c, &change))
         continue;
     reap(c);
+    answers_fini(c);
     hash_fini(&c->workflows);
     hash_fini(&c->boxes);
     hash_fini(&c->waiters);
     hash_fini(&c->deliveries);
+    hash_fini(&c->groups);
+    hash_fini(&c->readers);
+    hash_fini(&c->answers);
+    index_fini(&c->index);
+    dues_fini(&c->dues);
+    buf_fini(&c->scratch);
+    free(c->records);
     timers_fini(&c->timers);
     free(c->targets);
     free(c);
@@ -492,12 +303,15 @@ void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *ev
                struct mbox_actions *out)
 {
     must(c->out == NULL);
+    c->steps++;
     reap(c);
     out->len = out->view_len = out->name_len = 0;
     c->out = out;
     if (now_ns > c->now_ns)
         c->now_ns = now_ns;
+    copies_run(c);
     timers_run(&c->timers, c->now_ns);
+    waiters_serve_touched(c);
     switch (event->kind) {
     case MBOX_TICK:
         break;
@@ -526,18 +340,33 @@ void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *ev
         on_drain(c);
         break;
     case MBOX_COMMIT:
+        on_commit(c, event);
         break;
     case MBOX_ACK:
+        on_ack(c, event);
+        break;
     case MBOX_HOLD:
+        on_hold(c, event);
+        break;
     case MBOX_DEAD:
+        on_dead(c, event);
+        break;
     case MBOX_REDRIVE:
-        action_new(c, MBOX_REPLY)->err = ERR_UNIMPLEMENTED;
+        on_redrive(c, event);
         break;
     }
+    waiters_serve_touched(c);
     c->out = NULL;
+}
+
+bool mbox_needs_commit(const struct mbox_core *c)
+{
+    return c->dirty;
 }
 
 uint64_t mbox_next_deadline(const struct mbox_core *c)
 {
-    return timers_next(&c->timers);
+    uint64_t timer = timers_next(&c->timers), due = dues_next(&c->dues);
+
+    return timer < due ? timer : due;
 }

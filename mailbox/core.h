@@ -247,6 +247,7 @@ struct mbox_totals {
     /* copies, since the start; dead: of whatever reason, expired ones counted there too; forgotten:
      * dead letters that were dropped, or gave way */
     uint64_t sent, delivered, redelivered, expired, rejected, purged, dead, redriven, forgotten;
+    uint64_t restored; /* copies that mbox_restore() found */
     uint64_t replayed; /* requests answered by their idempotency key */
     uint64_t queued, unsettled, leased, delayed, dead_now, kept; /* copies, now */
     uint64_t bytes;                                              /* counted against total_bytes */
@@ -275,9 +276,9 @@ size_t mbox_workflow_agents(const struct mbox_core *c, const char *tenant, const
                             const char **names, size_t max);
 
 /*
- * Boxes whose depth changed, or that got messages, since they were last named here. user is the caller's slot;
- * a box that was forgotten while its slot was set is named one last time with gone. False at the
- * end of the list.
+ * Boxes whose depth changed, or that got messages, since they were last named here. user is the
+ * caller's slot; a box that was forgotten while its slot was set is named one last time with gone.
+ * False at the end of the list.
  */
 struct mbox_change {
     struct mbox_key key;

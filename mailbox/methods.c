@@ -172,6 +172,18 @@ static void poll_ends_send(struct server *s)
             poll_end_send(s, &s->out.items[i]);
 }
 
+/* What came in becomes visible. */
+static void commit(struct server *s)
+{
+    struct mbox_event e = {.kind = MBOX_COMMIT};
+
+    if (!mbox_needs_commit(s->core))
+        return;
+    e.commit.ok = s->store->ops->commit(s->store) == ERR_OK;
+    mbox_step(s->core, clock_ns(), &e, &s->out);
+    server_finish_step(s);
+}
+
 void server_finish_step(struct server *s)
 {
     struct mbox_event e = {.kind = MBOX_SETTLE};
@@ -186,6 +198,7 @@ void server_finish_step(struct server *s)
         mbox_step(s->core, clock_ns(), &e, &s->out);
         poll_ends_send(s);
     }
+    commit(s);
 }
 
 void server_step(struct server *s, const struct mbox_event *e)

@@ -9,34 +9,58 @@ void mbox_totals(const struct mbox_core *c, struct mbox_totals *out)
     out->boxes = (uint32_t)c->boxes.count;
     out->workflows = (uint32_t)c->workflows.count;
     out->waiting = (uint32_t)c->waiters.count;
+    out->keys = (uint32_t)c->answers.count;
+    out->queued = c->count[COPY_READY] + c->count[COPY_WAITING];
+    out->unsettled = c->count[COPY_HELD];
+    out->leased = c->count[COPY_LEASED];
+    out->delayed = c->count[COPY_DELAYED];
+    out->dead_now = c->count[COPY_DEAD];
+    out->kept = c->count[COPY_KEPT];
+}
+
+/* The first of each priority: returned and driven back ones may be older than those before them,
+ * but not by much. */
+static uint64_t oldest_created(const struct box *b)
+{
+    uint64_t created_ns = UINT64_MAX, level;
+
+    for (level = 0; level < 10; level++) {
+        const struct copy *k = tree_seek(&b->ready, level << MBOX_PLACE_BITS, NULL, 0);
+
+        if (k == NULL)
+            break;
+        if (k->letter->created_ns < created_ns)
+            created_ns = k->letter->created_ns;
+    }
+    return created_ns;
 }
 
 bool mbox_box_find(const struct mbox_core *c, uint64_t now_ns, struct mbox_key key,
                    struct mbox_box_info *out)
 {
     const struct box *b = box_find(c, key);
-    const struct list *oldest;
+    uint64_t created_ns;
 
     if (b == NULL)
         return false;
     *out = (struct mbox_box_info){
-        .depth = b->depth,
-        .unsettled = b->unsettled,
+        .depth = box_depth(b),
+        .unsettled = b->count[COPY_HELD],
+        .leased = b->count[COPY_LEASED],
+        .delayed = b->count[COPY_DELAYED],
+        .dead = b->count[COPY_DEAD],
+        .kept = b->count[COPY_KEPT],
         .waiting = b->waiting,
         .bytes = b->bytes,
         .sent = b->sent,
         .delivered = b->delivered,
+        .redelivered = b->redelivered,
         .expired = b->expired,
         .rejected = b->rejected,
     };
-    oldest = list_first(&b->queue);
-    if (oldest != NULL) {
-        const struct copy *k =
-            (const struct copy *)(const void *)((const char *)oldest - offsetof(struct copy, node));
-        uint64_t created_ns = k->letter->pub.created_ns;
-
-        out->oldest_ns = now_ns > created_ns ? now_ns - created_ns : 0;
-    }
+    created_ns = oldest_created(b);
+    if (created_ns < now_ns)
+        out->oldest_ns = now_ns - created_ns;
     return true;
 }
 
@@ -52,7 +76,7 @@ bool mbox_workflow_find(const struct mbox_core *c, const char *tenant, const cha
         const struct box *b =
             (const struct box *)(const void *)((const char *)n - offsetof(struct box, in_workflow));
 
-        out->queued += b->depth + b->unsettled;
+        out->queued += box_live(b) - b->count[COPY_NEW];
     }
     return true;
 }
@@ -84,7 +108,7 @@ bool mbox_take_change(struct mbox_core *c, struct mbox_change *out)
     if (n == NULL)
         return false;
     b = container_of(n, struct box, changed);
-    *out = (struct mbox_change){.depth = b->depth,
+    *out = (struct mbox_change){.depth = box_depth(b),
                                 .arrived = b->arrived,
                                 .arrived_bytes = b->arrived_bytes,
                                 .gone = b->gone,

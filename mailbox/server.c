@@ -40,6 +40,17 @@ static struct mbox_limits limits_of(const struct conf_mailbox *c)
         .max_wait_ns = c->max_wait_ms * NS_PER_MS,
         .idle_ns = c->workflow_ttl_ms * NS_PER_MS,
         .settle_ns = c->settle_ms * NS_PER_MS,
+        .workflow_messages = c->workflow_messages,
+        .total_messages = c->total_messages,
+        .workflow_bytes = c->workflow_bytes,
+        .drop_oldest = c->overflow == CONF_OVERFLOW_DROP_OLDEST,
+        .max_deliveries = c->max_deliveries,
+        .dead_messages = c->dead_messages,
+        .dead_ttl_ns = c->dead_ttl_ms * NS_PER_MS,
+        .max_lease_ns = c->max_lease_ms * NS_PER_MS,
+        .max_keep_ns = c->keep_ms * NS_PER_MS,
+        .key_window_ns = c->key_window_ms * NS_PER_MS,
+        .max_keys = c->max_keys,
     };
 }
 

@@ -7,8 +7,8 @@
 
 /*
  * Readers parked at a box that had nothing for them. Each has a deadline; whoever came first is
- * served first. A parked reader has seen every message that was there, so after a send only the
- * new ones are offered, and after a delivery came back all of them.
+ * served first. Boxes that got something into their queue are remembered during a step and served
+ * when its event is done, so that many messages of one event make one answer.
  */
 
 static uint64_t waiter_key(uint64_t peer, uint64_t poll)
@@ -23,7 +23,7 @@ struct waiter *waiter_find(const struct mbox_core *c, uint64_t peer, uint64_t po
     for (; n != NULL; n = hash_find_next(n)) {
         struct waiter *w = container_of(n, struct waiter, hash);
 
-        if (w->peer == peer && w->poll == poll)
+        if (w->reader->hash.key == peer && w->poll == poll)
             return w;
     }
     return NULL;
@@ -36,6 +36,8 @@ void waiter_end(struct mbox_core *c, struct waiter *w)
     hash_remove(&c->waiters, &w->hash);
     list_remove(&w->in_box);
     list_remove(&w->in_all);
+    list_remove(&w->in_reader);
+    reader_rest(c, w->reader);
     timer_stop(&c->timers, &w->deadline);
     b->waiting--;
     free(w);
@@ -46,7 +48,7 @@ static struct mbox_action *poll_end(struct mbox_core *c, const struct waiter *w)
 {
     struct mbox_action *a = action_new(c, MBOX_POLL_END);
 
-    a->peer = w->peer;
+    a->peer = w->reader->hash.key;
     a->poll = w->poll;
     a->settle = w->settle;
     a->waited_ns = c->now_ns - w->since_ns;
@@ -57,7 +59,7 @@ void waiter_end_empty(struct mbox_core *c, struct waiter *w)
 {
     struct mbox_action *a = poll_end(c, w);
 
-    a->more = w->box->depth;
+    a->more = box_depth(w->box);
     waiter_end(c, w);
 }
 
@@ -102,9 +104,11 @@ enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *b
         return ERR_TOO_MANY;
     w = waiter_new(e->receive.types, e->receive.type_count);
     w->box = b;
-    w->peer = e->peer;
+    w->reader = reader_open(c, e->peer);
+    list_push(&w->reader->waiters, &w->in_reader);
     w->poll = e->receive.poll;
     w->max = e->receive.max;
+    w->lease_ms = e->receive.lease_ms;
     w->settle = e->receive.settle;
     w->since_ns = before != NULL ? before->since_ns : c->now_ns;
     list_insert(before != NULL && before->box == b ? &before->in_box : &b->waiters, &w->in_box);
@@ -112,7 +116,7 @@ enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *b
     b->waiting++;
     if (before != NULL)
         waiter_end(c, before);
-    hash_add(&c->waiters, &w->hash, waiter_key(w->peer, w->poll));
+    hash_add(&c->waiters, &w->hash, waiter_key(e->peer, w->poll));
     w->deadline.fire = on_deadline;
     if (wait_ns > c->limits.max_wait_ns)
         wait_ns = c->limits.max_wait_ns;
@@ -121,31 +125,42 @@ enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *b
     return ERR_OK;
 }
 
-void waiters_serve(struct box *b, uint64_t from)
+void waiters_serve(struct box *b)
 {
     struct mbox_core *c = b->core;
 
     list_for_safe(n, &b->waiters)
     {
         struct waiter *w = container_of(n, struct waiter, in_box);
-        struct want want = {w->max, w->types, w->type_count};
+        const struct want want = {w->max, w->lease_ms, w->types, w->type_count};
         uint32_t first = (uint32_t)c->out->view_len;
         struct mbox_action *a;
         struct delivery *d;
 
-        if (b->depth == 0)
+        if (b->ready.root == NULL)
             break;
-        d = box_take(b, &want, from, w->peer);
+        d = box_take(b, &want, w->reader->hash.key);
         if (d == NULL)
             continue;
         a = poll_end(c, w);
         a->delivery = delivery_id(d);
         a->first = first;
         a->count = d->count;
-        a->more = b->depth;
+        a->more = box_depth(b);
         waiter_end(c, w);
     }
-    b->served_seq = b->next_seq;
+}
+
+void waiters_serve_touched(struct mbox_core *c)
+{
+    struct list *n;
+
+    while ((n = list_take(&c->touched)) != NULL) {
+        struct box *b = container_of(n, struct box, touched);
+
+        waiters_serve(b);
+        box_rest(b);
+    }
 }
 
 void waiters_end_all(struct box *b)

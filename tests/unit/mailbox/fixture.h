@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@ struct fixture {
     struct mbox_store *store;
     struct mbox_core *core;
     struct mbox_actions out;
+    struct mbox_action sent; /* the last one; its names: */
+    char names[64][64];
     uint64_t now;
     struct buf text;
 };
@@ -48,6 +51,12 @@ static inline struct mbox_limits fixture_limits(void)
         .max_wait_ns = 60 * SEC,
         .idle_ns = 1800 * SEC,
         .settle_ns = 60 * SEC,
+        .dead_messages = 5,
+        .dead_ttl_ns = 1000 * SEC,
+        .max_lease_ns = 600 * SEC,
+        .max_keep_ns = 60 * SEC,
+        .key_window_ns = 300 * SEC,
+        .max_keys = 10,
     };
 }
 
@@ -65,7 +74,6 @@ static inline struct fixture *fixture_new(struct mbox_limits limits)
 static inline void fixture_free(struct fixture *f)
 {
     mbox_free(f->core);
-    assert_int_equal(stored_bytes(f), 0);
     f->store->ops->close(f->store);
     mbox_actions_fini(&f->out);
     buf_fini(&f->text);
@@ -122,9 +130,18 @@ static inline const char *payload(struct fixture *f, const struct mbox_action *a
     return buf_cstr(&f->text);
 }
 
+static inline void commit(struct fixture *f, bool ok)
+{
+    struct mbox_event e = {.kind = MBOX_COMMIT};
+
+    e.commit.ok = ok;
+    step(f, &e);
+}
+
 struct sending {
-    const char *workflow, *from, *to, *type, *payload;
-    uint32_t ttl_ms;
+    const char *workflow, *from, *to, *type, *payload, *group, *key, *id;
+    uint32_t ttl_ms, priority, delay_ms;
+    bool uncommitted;
     const char *const *agents;
     size_t agent_count;
 };
@@ -137,11 +154,16 @@ static inline const struct mbox_action *send_as(struct fixture *f, struct sendin
         .type = s.type != NULL ? s.type : "task",
         .payload = s.payload,
         .payload_len = strlen(s.payload),
+        .message_id = s.id,
+        .group = s.group,
+        .priority = s.priority,
         .ttl_ms = s.ttl_ms,
+        .delay_ms = s.delay_ms,
     };
     struct mbox_event e = {.kind = MBOX_SEND};
-    size_t i;
+    size_t i = 0;
 
+    e.send.idempotency_key = s.key;
     e.send.tenant = "t";
     e.send.workflow = s.workflow != NULL ? s.workflow : "w";
     e.send.drafts = &d;
@@ -150,11 +172,15 @@ static inline const struct mbox_action *send_as(struct fixture *f, struct sendin
     e.send.agent_count = s.agent_count;
     e.send.wall_ms = f->now / MS;
     step(f, &e);
-    for (i = 0; i < f->out.len; i++)
-        if (f->out.items[i].kind == MBOX_SENT)
-            return &f->out.items[i];
-    fail_msg("not sent");
-    return NULL;
+    while (i < f->out.len && f->out.items[i].kind == MBOX_POLL_END)
+        i++;
+    assert_true(i < f->out.len);
+    f->sent = f->out.items[i];
+    for (i = 0; i < f->sent.count && i < 64; i++)
+        snprintf(f->names[i], sizeof(f->names[i]), "%s", f->out.names[f->sent.first + i]);
+    if (!s.uncommitted)
+        commit(f, true);
+    return &f->sent;
 }
 
 static inline enum err send_to(struct fixture *f, const char *to, const char *text)
@@ -169,6 +195,8 @@ struct reading {
     const char *const *types;
     size_t type_count;
     bool peek;
+    uint32_t lease_ms;
+    const char *resume_after;
 };
 
 static inline const struct mbox_action *receive_as(struct fixture *f, struct reading r)
@@ -182,6 +210,8 @@ static inline const struct mbox_action *receive_as(struct fixture *f, struct rea
     e.receive.types = r.types;
     e.receive.type_count = r.type_count;
     e.receive.peek = r.peek;
+    e.receive.lease_ms = r.lease_ms;
+    e.receive.resume_after = r.resume_after;
     e.receive.settle = true;
     step(f, &e);
     return reply(f);

@@ -250,7 +250,7 @@ static void random_send(struct model *m)
     }
     for (i = 0; i < a->count; i++)
         for (j = 0; j < AGENTS; j++)
-            if (strcmp(m->f->out.names[a->first + i], agents[j]) == 0)
+            if (strcmp(m->f->names[i], agents[j]) == 0)
                 item_add(m, workflow * AGENTS + j,
                          (struct item){.number = (uint32_t)m->numbers,
                                        .expires = m->f->now + ttl_ms * MS,
@@ -388,6 +388,7 @@ static void run(uint64_t seed, unsigned events)
     m.limits.total_bytes = 20000;
     m.limits.settle_ns = 10 * SEC;
     m.limits.idle_ns = 4 * SEC;
+    m.limits.dead_messages = 0;
     m.f = fixture_new(m.limits);
     m.random = seed;
     for (i = 0; i < events; i++) {
