@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # bench/run.sh NAME [--json FILE] [--rounds N] [--seconds S]
-# NAME: proxy, stream, bigbody, route, scale, sim, live or all. See bench/README.md.
+# NAME: proxy, stream, bigbody, route, scale, mailbox, sim, live or all. See bench/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,8 @@ if [ -z "${BENCH_BUILD:-}" ]; then
     {
         [ -f build/release/build.ninja ] || cmake --preset release
         cmake --build build/release --target slipstream-gateway slipstream-scheduler slipstream-mailbox \
-            bench_upstream bench_streams bench_openloop slipstream-engine slipstream-replay slipstream-sim bench_decision
+            bench_upstream bench_streams bench_openloop slipstream-engine slipstream-replay slipstream-sim bench_decision \
+            bench_mailbox
     } >&2
 fi
 ulimit -n "$(ulimit -Hn)"

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs the Debian 12 packages that Slipstream needs: to build and run, and with --test also to
-# test and benchmark. Does nothing when all are there. Needs root or sudo otherwise.
+# Installs the Debian 12 packages that Slipstream needs: to build and run, with --test also to test
+# and benchmark, and with --bench also what the mailbox benchmark compares with. Does nothing when
+# all are there. Needs root or sudo otherwise.
 set -euo pipefail
 
 BUILD=(
@@ -19,6 +20,8 @@ TEST=(
 )
 # Programs that may also come from elsewhere: package, then a command that it brings.
 TEST_PROGRAMS=(nginx-light:nginx haproxy:haproxy nodejs:node npm:npm)
+BENCH=(libhiredis-dev libnats-dev)
+BENCH_PROGRAMS=(redis-server:redis-server nats-server:nats-server)
 
 wanted=("${BUILD[@]}")
 programs=()
@@ -26,10 +29,14 @@ for arg in "$@"; do
     case $arg in
     --test)
         wanted+=("${TEST[@]}")
-        programs=("${TEST_PROGRAMS[@]}")
+        programs+=("${TEST_PROGRAMS[@]}")
+        ;;
+    --bench)
+        wanted+=("${BENCH[@]}")
+        programs+=("${BENCH_PROGRAMS[@]}")
         ;;
     *)
-        echo "usage: deploy/packages.sh [--test]" >&2
+        echo "usage: deploy/packages.sh [--test] [--bench]" >&2
         exit 64
         ;;
     esac
@@ -51,7 +58,7 @@ done
 for row in "${programs[@]}"; do
     has_program "${row#*:}" && continue
     missing+=("${row%%:*}")
-    case $row in *:nginx | *:haproxy) services+=("${row#*:}") ;; esac
+    case $row in *:nginx | *:haproxy | *-server) services+=("${row#*:}") ;; esac
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
@@ -65,7 +72,7 @@ if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo)
 fi
 
-# nginx and haproxy are wanted as programs only; without this their packages start services.
+# Servers are wanted as programs only; without this their packages start services.
 policy=/usr/sbin/policy-rc.d
 made_policy=
 cleanup() {

@@ -359,10 +359,10 @@ def run_open_loop(bench, target, body, seconds, rate, connections=64, workflows=
     return result
 
 
-def run_wrk(bench, target, body, seconds, connections=64):
-    args = [program("wrk"), "-t1", f"-c{connections}", "-s", os.path.join(PEERS, "chat.lua")]
+def run_wrk(bench, target, body, seconds, connections=64, script="chat.lua", env=None):
+    args = [program("wrk"), "-t1", f"-c{connections}", "-s", os.path.join(PEERS, script)]
     for length in (1, seconds):
-        p = bench.start(args + [f"-d{int(length)}s", f"http://127.0.0.1:{target.port}"], LOAD_CPUS, {"BODY": body})
+        p = bench.start(args + [f"-d{int(length)}s", f"http://127.0.0.1:{target.port}"], LOAD_CPUS, env or {"BODY": body})
         w = bench.window(target)
         out = p.child.stdout.read().decode()
         bench.close(w)

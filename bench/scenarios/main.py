@@ -9,7 +9,7 @@ import sys
 
 from harness import Bench, commit, machine, pin, say
 
-NAMES = ["proxy", "stream", "bigbody", "route", "scale", "sim", "live"]
+NAMES = ["proxy", "stream", "bigbody", "route", "scale", "mailbox", "sim", "live"]
 
 
 def number(x):
