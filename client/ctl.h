@@ -45,6 +45,14 @@ enum ctl_exit ctl_check(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_workflows(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_send(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_receive(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_peek(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_ack(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_nack(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_extend(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_dead(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_redrive(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_drop(struct ctl *ctl, int argc, char **argv);
+enum ctl_exit ctl_messages(struct ctl *ctl, int argc, char **argv);
 enum ctl_exit ctl_box(struct ctl *ctl, int argc, char **argv);
 
 /* ---- output (ctl_out.c) ---- */

@@ -64,7 +64,28 @@ static void mailbox_json(struct json *j, const struct slipstream_mailbox_status 
     json_count(j, "messages", m->messages);
     json_count(j, "bytes", m->bytes);
     json_count(j, "waiting", m->waiting);
+    json_count(j, "leased", m->leased);
+    json_count(j, "delayed", m->delayed);
+    json_count(j, "dead", m->dead);
+    json_text(j, "store", m->store);
+    json_count(j, "store_bytes", m->store_bytes);
+    json_flag(j, "store_failing", m->store_failing);
     json_end(j, '}');
+}
+
+static void mailbox_print(const struct slipstream_mailbox_status *m)
+{
+    char span[24];
+
+    printf("mailbox    up %s, version %s\n", span_text(m->uptime_ms, span), m->version);
+    printf("  messages   %llu in %u mailboxes of %u workflows, %llu bytes\n",
+           (unsigned long long)m->messages, m->boxes, m->workflows, (unsigned long long)m->bytes);
+    printf("  held       %llu leased, %llu delayed; %llu dead\n", (unsigned long long)m->leased,
+           (unsigned long long)m->delayed, (unsigned long long)m->dead);
+    printf("  readers    %u waiting\n", m->waiting);
+    if (m->store[0] != '\0')
+        printf("  store      %s, %llu bytes%s\n", m->store, (unsigned long long)m->store_bytes,
+               m->store_failing ? ", CANNOT BE WRITTEN: sends are refused" : "");
 }
 
 static void status_print(const struct slipstream_scheduler_status *s,
@@ -88,13 +109,8 @@ static void status_print(const struct slipstream_scheduler_status *s,
                    100 * s->waste, (unsigned long long)s->waits);
         printf("  clients    %u\n", s->clients);
     }
-    if (m != NULL) {
-        printf("mailbox    up %s, version %s\n", span_text(m->uptime_ms, span), m->version);
-        printf("  messages   %llu in %u mailboxes of %u workflows, %llu bytes\n",
-               (unsigned long long)m->messages, m->boxes, m->workflows,
-               (unsigned long long)m->bytes);
-        printf("  readers    %u waiting\n", m->waiting);
-    }
+    if (m != NULL)
+        mailbox_print(m);
 }
 
 enum ctl_exit ctl_status(struct ctl *ctl, int argc, char **argv)

@@ -3,69 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/ctl.h"
+#include "client/ctl_messages.h"
 
-/* send, receive, box */
-#define PAYLOAD_MAX (3u << 20)
-#define FOLLOW_WAIT_MS 30000u
+/* Arguments and output of the commands of ctl_send.c, ctl_receive.c and ctl_settle.c, and the
+ * command that gathers them. */
+#define SECONDS_MAX 4000000
 
-enum {
-    OPT_WORKFLOW = 3000,
-    OPT_FROM,
-    OPT_TO,
-    OPT_TYPE,
-    OPT_PAYLOAD,
-    OPT_TTL,
-    OPT_CORRELATION,
-    OPT_REPLY_TO,
-    OPT_AGENT,
-    OPT_WAIT,
-    OPT_MAX,
-    OPT_FOLLOW,
-    OPT_PEEK
-};
-
-struct arguments {
-    struct ctl *ctl;
-    const char *workflow, *agent, *from, *payload, *type, *correlation_id, *reply_to;
-    const char *types[32];
-    size_t type_count;
-    uint32_t ttl_ms, wait_ms, max;
-    bool follow, peek, takes_payload;
-};
-
-static const struct argp_option send_options[] = {
-    {"workflow", OPT_WORKFLOW, "ID", 0, "The workflow, where not given as an argument", 1},
-    {"to", OPT_TO, "AGENT", 0, "The receiver; * is every agent of the workflow but the sender", 1},
-    {"target", 0, NULL, OPTION_ALIAS, NULL, 1},
-    {"from", OPT_FROM, "AGENT", 0, "The sender (default operator)", 1},
-    {"source", 0, NULL, OPTION_ALIAS, NULL, 1},
-    {"type", OPT_TYPE, "TYPE", 0, "Type of the message (default message)", 1},
-    {"payload", OPT_PAYLOAD, "JSON", 0, "The payload; - reads it from standard input", 1},
-    {"ttl", OPT_TTL, "SECONDS", 0, "Life of the message", 1},
-    {"correlation-id", OPT_CORRELATION, "ID", 0, "What it belongs to", 1},
-    {"reply-to", OPT_REPLY_TO, "AGENT", 0, "Who awaits the answer", 1},
-    {0},
-};
-
-static const struct argp_option receive_options[] = {
-    {"workflow", OPT_WORKFLOW, "ID", 0, "The workflow, where not given as an argument", 1},
-    {"agent", OPT_AGENT, "AGENT", 0, "The receiver, where not given as an argument", 1},
-    {"wait", OPT_WAIT, "SECONDS", 0, "Wait so long for the first message (default 0)", 1},
-    {"max", OPT_MAX, "N", 0, "At most so many (default 10)", 1},
-    {"type", OPT_TYPE, "TYPE", 0, "Only messages of this type; may be repeated", 1},
-    {"peek", OPT_PEEK, NULL, 0, "Look, and leave them there", 1},
-    {"follow", OPT_FOLLOW, NULL, 0, "Go on until interrupted", 1},
-    {0},
-};
-
-static const struct argp_option box_options[] = {
-    {"workflow", OPT_WORKFLOW, "ID", 0, "The workflow, where not given as an argument", 1},
-    {"agent", OPT_AGENT, "AGENT", 0, "The agent, where not given as an argument", 1},
-    {0},
-};
-
-static void on_argument(struct arguments *a, char *arg, struct argp_state *state)
+static void on_argument(struct mail_arguments *a, char *arg, struct argp_state *state)
 {
     if (a->workflow == NULL)
         a->workflow = arg;
@@ -73,11 +17,13 @@ static void on_argument(struct arguments *a, char *arg, struct argp_state *state
         a->agent = arg;
     else if (a->takes_payload && a->payload == NULL)
         a->payload = arg;
-    else
+    else if (!a->takes_rest)
         argp_error(state, "too many arguments: %s", arg);
+    else if (a->rest_count++ == 0)
+        a->rest = &state->argv[state->next - 1]; /* argp has moved all arguments to the end */
 }
 
-static void on_type(struct arguments *a, char *arg, struct argp_state *state)
+static void on_type(struct mail_arguments *a, char *arg, struct argp_state *state)
 {
     a->type = arg;
     if (a->type_count == sizeof(a->types) / sizeof(a->types[0]))
@@ -85,44 +31,103 @@ static void on_type(struct arguments *a, char *arg, struct argp_state *state)
     a->types[a->type_count++] = arg;
 }
 
+static uint32_t seconds(struct argp_state *state, const char *arg, const char *what)
+{
+    return (uint32_t)(ctl_number(state, arg, what, SECONDS_MAX) * 1000 + 0.5);
+}
+
+static void check(const struct mail_arguments *a, struct argp_state *state)
+{
+    if (a->workflow == NULL || a->agent == NULL)
+        argp_error(state, "a workflow and an agent are needed");
+    if (a->takes_payload && a->payload == NULL && !a->lines)
+        argp_error(state, "a payload is needed");
+    if (a->lines && a->payload != NULL && a->payload[0] != '@' && strcmp(a->payload, "-") != 0)
+        argp_error(state, "--lines reads standard input or @FILE");
+    if (a->peek && (a->follow || a->lease_ms != 0))
+        argp_error(state, "--peek only looks: no --follow, no --lease");
+    if (a->ack && a->lease_ms == 0)
+        argp_error(state, "--ack needs --lease");
+    if (a->follow && a->lease_ms != 0 && !a->ack)
+        argp_error(state, "--follow with --lease needs --ack");
+}
+
+static error_t on_text_option(int key, char *arg, struct argp_state *state)
+{
+    struct mail_arguments *a = state->input;
+
+    switch (key) {
+    case OPT_WORKFLOW:
+        a->workflow = arg;
+        return 0;
+    case OPT_TO:
+    case OPT_AGENT:
+        a->agent = arg;
+        return 0;
+    case OPT_FROM:
+        a->from = arg;
+        return 0;
+    case OPT_TYPE:
+        on_type(a, arg, state);
+        return 0;
+    case OPT_PAYLOAD:
+        a->payload = arg;
+        return 0;
+    case OPT_CORRELATION:
+        a->correlation_id = arg;
+        return 0;
+    case OPT_REPLY_TO:
+        a->reply_to = arg;
+        return 0;
+    case OPT_GROUP:
+        a->group = arg;
+        return 0;
+    case OPT_KEY:
+        a->key = arg;
+        return 0;
+    case OPT_AFTER:
+        a->after = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t on_number_option(int key, char *arg, struct argp_state *state)
+{
+    struct mail_arguments *a = state->input;
+
+    switch (key) {
+    case OPT_TTL:
+        a->ttl_ms = seconds(state, arg, "--ttl");
+        return 0;
+    case OPT_DELAY:
+        a->delay_ms = seconds(state, arg, "--delay");
+        return 0;
+    case OPT_WAIT:
+        a->wait_ms = seconds(state, arg, "--wait");
+        return 0;
+    case OPT_LEASE:
+        a->lease_ms = seconds(state, arg, "--lease");
+        return 0;
+    case OPT_MAX:
+        a->max = (uint32_t)ctl_number(state, arg, "--max", UINT32_MAX);
+        return 0;
+    case OPT_PRIORITY:
+        a->priority = (uint32_t)ctl_number(state, arg, "--priority", 9);
+        return 0;
+    default:
+        return on_text_option(key, arg, state);
+    }
+}
+
 static error_t on_option(int key, char *arg, struct argp_state *state)
 {
-    struct arguments *a = state->input;
+    struct mail_arguments *a = state->input;
 
     switch (key) {
     case ARGP_KEY_INIT:
         ctl_hand_down(state, a->ctl);
-        break;
-    case OPT_WORKFLOW:
-        a->workflow = arg;
-        break;
-    case OPT_TO:
-    case OPT_AGENT:
-        a->agent = arg;
-        break;
-    case OPT_FROM:
-        a->from = arg;
-        break;
-    case OPT_TYPE:
-        on_type(a, arg, state);
-        break;
-    case OPT_PAYLOAD:
-        a->payload = arg;
-        break;
-    case OPT_TTL:
-        a->ttl_ms = (uint32_t)(ctl_number(state, arg, "--ttl", 4000000) * 1000);
-        break;
-    case OPT_CORRELATION:
-        a->correlation_id = arg;
-        break;
-    case OPT_REPLY_TO:
-        a->reply_to = arg;
-        break;
-    case OPT_WAIT:
-        a->wait_ms = (uint32_t)(ctl_number(state, arg, "--wait", 4000000) * 1000);
-        break;
-    case OPT_MAX:
-        a->max = (uint32_t)ctl_number(state, arg, "--max", 1000);
         break;
     case OPT_PEEK:
         a->peek = true;
@@ -130,111 +135,37 @@ static error_t on_option(int key, char *arg, struct argp_state *state)
     case OPT_FOLLOW:
         a->follow = true;
         break;
+    case OPT_LINES:
+        a->lines = true;
+        break;
+    case OPT_ACK:
+        a->ack = true;
+        break;
+    case OPT_ALL:
+        a->all = true;
+        break;
     case ARGP_KEY_ARG:
         on_argument(a, arg, state);
         break;
     case ARGP_KEY_END:
-        if (a->workflow == NULL || a->agent == NULL)
-            argp_error(state, "a workflow and an agent are needed");
-        if (a->takes_payload && a->payload == NULL)
-            argp_error(state, "a payload is needed");
-        if (a->follow && a->peek)
-            argp_error(state, "--follow and --peek exclude each other");
+        check(a, state);
         break;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return on_number_option(key, arg, state);
     }
     return 0;
 }
 
-/* ---- send ---- */
-
-static bool payload_read(const char *given, struct buf *out)
+bool mail_open(struct mail_arguments *a, const struct argp_option *options, const char *args,
+               const char *doc, int argc, char **argv)
 {
-    size_t n;
+    const struct argp argp = {options, on_option, args, doc, NULL, NULL, NULL};
 
-    if (strcmp(given, "-") != 0) {
-        buf_adds(out, given);
-        return true;
-    }
-    do {
-        n = fread(buf_reserve(out, 65536), 1, 65536, stdin);
-        out->len += n;
-    } while (n > 0 && out->len <= PAYLOAD_MAX);
-    if (ferror(stdin) || out->len > PAYLOAD_MAX) {
-        fprintf(stderr, "slipctl send: standard input: %s\n",
-                ferror(stdin) ? "cannot be read" : "more than 3 MiB");
-        return false;
-    }
-    return true;
+    ctl_parse(&argp, argc, argv, a);
+    return ctl_open(a->ctl);
 }
 
-static void sent_print(const struct ctl *ctl, const struct slipstream_sent *r)
-{
-    struct json j = {0};
-    size_t i;
-
-    if (!ctl->json) {
-        printf("%s  queued for", r->id);
-        for (i = 0; i < r->queued_for_count; i++)
-            printf("%s %s", i > 0 ? "," : "", r->queued_for[i]);
-        printf("%s\n", r->queued_for_count == 0 ? " nobody" : "");
-        return;
-    }
-    json_begin(&j, NULL, '{');
-    json_text(&j, "message_id", r->id);
-    json_begin(&j, "queued_for", '[');
-    for (i = 0; i < r->queued_for_count; i++)
-        json_text(&j, NULL, r->queued_for[i]);
-    json_end(&j, ']');
-    json_end(&j, '}');
-    json_print(&j);
-}
-
-enum ctl_exit ctl_send(struct ctl *ctl, int argc, char **argv)
-{
-    static const struct argp argp = {send_options,
-                                     on_option,
-                                     "[WORKFLOW [AGENT [PAYLOAD]]]",
-                                     "Sends a message to an agent. The payload is JSON.",
-                                     NULL,
-                                     NULL,
-                                     NULL};
-    struct arguments a = {.ctl = ctl, .from = "operator", .type = "message", .takes_payload = true};
-    struct slipstream_message m = {0};
-    struct slipstream_sent_list *list = NULL;
-    struct buf payload = {0};
-    enum ctl_exit rc = CTL_FAILED;
-    int e;
-
-    ctl_parse(&argp, argc, argv, &a);
-    if (!payload_read(a.payload, &payload) || !ctl_open(ctl))
-        goto done;
-    m.source = a.from;
-    m.target = a.agent;
-    m.type = a.type;
-    m.payload = payload.base;
-    m.payload_len = payload.len;
-    m.ttl_ms = a.ttl_ms;
-    m.correlation_id = a.correlation_id;
-    m.reply_to = a.reply_to;
-    e = slipstream_send(ctl->s, &(struct slipstream_send_options){.workflow = a.workflow}, &m, 1,
-                        &list);
-    if (e == 0)
-        e = list->items[0].error;
-    if (e != 0) {
-        rc = ctl_fail(ctl, e, "send");
-        goto done;
-    }
-    sent_print(ctl, &list->items[0]);
-    rc = CTL_OK;
-done:
-    slipstream_free(list);
-    buf_fini(&payload);
-    return rc;
-}
-
-/* ---- receive ---- */
+/* ---- output ---- */
 
 static void optional_text(struct json *j, const char *key, const char *s)
 {
@@ -258,10 +189,17 @@ static void message_json(struct json *j, const struct slipstream_message *m)
     optional_text(j, "correlation_id", m->correlation_id);
     optional_text(j, "reply_to", m->reply_to);
     optional_text(j, "group", m->group);
+    optional_text(j, "receipt", m->receipt);
+    if (m->lease_expires_ms != 0)
+        json_count(j, "lease_expires_ms", m->lease_expires_ms);
+    optional_text(j, "dead_reason", m->dead_reason);
+    if (m->dead_ms != 0)
+        json_count(j, "dead_ms", m->dead_ms);
     json_end(j, '}');
 }
 
-static void message_row(struct table *t, const struct slipstream_message *m)
+/* what: the receipt, the reason of death, or nothing. */
+static void message_row(struct table *t, const struct slipstream_message *m, const char *what)
 {
     char *payload = printable(m->payload, m->payload_len);
     char time[24];
@@ -271,38 +209,58 @@ static void message_row(struct table *t, const struct slipstream_message *m)
     table_add(t, "%s", m->type);
     table_add(t, "%s", time_text(m->created_ms, time));
     table_add(t, "%u", m->attempt);
+    if (what != NULL)
+        table_add(t, "%s", what);
     table_add(t, "%s", payload);
     free(payload);
 }
 
-static void messages_print(const struct ctl *ctl, const struct slipstream_messages *list)
+static void messages_table(const struct slipstream_messages *list)
 {
-    static const char *const titles[] = {"MESSAGE", "FROM", "TYPE", "SENT", ">ATTEMPT", "PAYLOAD"};
-    struct json j = {0};
+    static const char *const plain[] = {"MESSAGE", "FROM", "TYPE", "SENT", ">ATTEMPT", "PAYLOAD"};
+    static const char *const leased[] = {"MESSAGE",  "FROM",    "TYPE",   "SENT",
+                                         ">ATTEMPT", "RECEIPT", "PAYLOAD"};
+    static const char *const dead[] = {"MESSAGE",  "FROM",   "TYPE",   "SENT",
+                                       ">ATTEMPT", "REASON", "PAYLOAD"};
+    bool is_leased = list->count > 0 && list->items[0].receipt[0] != '\0';
+    bool is_dead = list->count > 0 && list->items[0].dead_reason[0] != '\0';
     struct table t;
     size_t i;
 
-    if (ctl->json) {
-        json_begin(&j, NULL, '{');
-        json_begin(&j, "messages", '[');
-        for (i = 0; i < list->count; i++)
-            message_json(&j, &list->items[i]);
-        json_end(&j, ']');
-        json_count(&j, "more", list->more);
-        json_end(&j, '}');
-        json_print(&j);
-        return;
+    if (is_leased || is_dead)
+        table_start(&t, 7, is_leased ? leased : dead);
+    else
+        table_start(&t, 6, plain);
+    for (i = 0; i < list->count; i++) {
+        const struct slipstream_message *m = &list->items[i];
+
+        message_row(&t, m, is_leased ? m->receipt : is_dead ? m->dead_reason : NULL);
     }
-    table_start(&t, 6, titles);
-    for (i = 0; i < list->count; i++)
-        message_row(&t, &list->items[i]);
     table_print(&t);
     if (list->more > 0)
         printf("%u more\n", list->more);
 }
 
-/* One line each, as they come. */
-static void message_follow(const struct ctl *ctl, const struct slipstream_message *m)
+void mail_print(const struct ctl *ctl, const struct slipstream_messages *list)
+{
+    struct json j = {0};
+    size_t i;
+
+    if (!ctl->json) {
+        messages_table(list);
+        return;
+    }
+    json_begin(&j, NULL, '{');
+    json_begin(&j, "messages", '[');
+    for (i = 0; i < list->count; i++)
+        message_json(&j, &list->items[i]);
+    json_end(&j, ']');
+    json_count(&j, "more", list->more);
+    json_end(&j, '}');
+    json_print(&j);
+}
+
+void mail_print_one(const struct ctl *ctl, const struct slipstream_message *m)
 {
     struct json j = {0};
     char time[24], *payload;
@@ -319,106 +277,35 @@ static void message_follow(const struct ctl *ctl, const struct slipstream_messag
     free(payload);
 }
 
-static enum ctl_exit follow(struct ctl *ctl, struct slipstream_receive_options *o)
+/* ---- messages VERB: the same commands under one name ---- */
+
+enum ctl_exit ctl_messages(struct ctl *ctl, int argc, char **argv)
 {
-    struct slipstream_messages *list;
+    static const struct {
+        const char *name;
+        enum ctl_exit (*run)(struct ctl *ctl, int argc, char **argv);
+    } verbs[] = {{"send", ctl_send}, {"receive", ctl_receive}, {"peek", ctl_peek},
+                 {"ack", ctl_ack},   {"nack", ctl_nack},       {"extend", ctl_extend},
+                 {"dead", ctl_dead}, {"redrive", ctl_redrive}, {"drop", ctl_drop},
+                 {"box", ctl_box}};
+    const char *verb = argc > 1 ? argv[1] : "";
+    char name[64];
     size_t i;
-    int e;
 
-    o->wait_ms = FOLLOW_WAIT_MS;
-    while ((e = slipstream_receive(ctl->s, o, &list)) == 0) {
-        for (i = 0; i < list->count; i++)
-            message_follow(ctl, &list->items[i]);
-        slipstream_free(list);
-        if (ferror(stdout))
-            return CTL_FAILED;
+    for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        if (strcmp(verb, verbs[i].name) != 0)
+            continue;
+        snprintf(name, sizeof(name), "slipctl messages %s", verb);
+        argv[1] = name;
+        return verbs[i].run(ctl, argc - 1, argv + 1);
     }
-    return ctl_fail(ctl, e, "receive");
-}
-
-enum ctl_exit ctl_receive(struct ctl *ctl, int argc, char **argv)
-{
-    static const struct argp argp = {receive_options,
-                                     on_option,
-                                     "[WORKFLOW [AGENT]]",
-                                     "Receives an agent's messages: they leave the mailbox.",
-                                     NULL,
-                                     NULL,
-                                     NULL};
-    struct arguments a = {.ctl = ctl};
-    struct slipstream_receive_options o = {0};
-    struct slipstream_messages *list;
-    int e;
-
-    ctl_parse(&argp, argc, argv, &a);
-    if (!ctl_open(ctl))
-        return CTL_FAILED;
-    o.workflow = a.workflow;
-    o.agent = a.agent;
-    o.max = a.max;
-    o.wait_ms = a.wait_ms;
-    o.types = a.types;
-    o.type_count = a.type_count;
-    o.peek = a.peek;
-    if (a.follow)
-        return follow(ctl, &o);
-    e = slipstream_receive(ctl->s, &o, &list);
-    if (e != 0)
-        return ctl_fail(ctl, e, "receive");
-    messages_print(ctl, list);
-    slipstream_free(list);
-    return CTL_OK;
-}
-
-/* ---- box ---- */
-
-static void box_json(const struct arguments *a, const struct slipstream_box *b)
-{
-    struct json j = {0};
-
-    json_begin(&j, NULL, '{');
-    json_text(&j, "workflow_id", a->workflow);
-    json_text(&j, "agent_id", a->agent);
-    json_count(&j, "depth", b->depth);
-    json_count(&j, "limit_messages", b->limit_messages);
-    json_count(&j, "bytes", b->bytes);
-    json_count(&j, "limit_bytes", b->limit_bytes);
-    json_count(&j, "oldest_ms", b->oldest_ms);
-    json_count(&j, "waiting", b->waiting);
-    json_count(&j, "sent", b->sent);
-    json_count(&j, "delivered", b->delivered);
-    json_count(&j, "expired", b->expired);
-    json_count(&j, "rejected", b->rejected);
-    json_end(&j, '}');
-    json_print(&j);
-}
-
-enum ctl_exit ctl_box(struct ctl *ctl, int argc, char **argv)
-{
-    static const struct argp argp = {
-        box_options, on_option, "[WORKFLOW [AGENT]]", "Looks at an agent's mailbox.", NULL,
-        NULL,        NULL};
-    struct arguments a = {.ctl = ctl};
-    struct slipstream_box b;
-    char span[24];
-    int e;
-
-    ctl_parse(&argp, argc, argv, &a);
-    if (!ctl_open(ctl))
-        return CTL_FAILED;
-    e = slipstream_box_get(ctl->s, a.workflow, a.agent, &b);
-    if (e != 0)
-        return ctl_fail(ctl, e, "box");
-    if (ctl->json) {
-        box_json(&a, &b);
+    if (strcmp(verb, "--help") == 0 || strcmp(verb, "-?") == 0) {
+        printf("Usage: slipctl messages VERB [ARGUMENT...]\n\nVerbs:");
+        for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+            printf(" %s", verbs[i].name);
+        printf("\n\n\"slipctl VERB --help\" tells about one of them.\n");
         return CTL_OK;
     }
-    printf("queued     %u of %u messages, %llu of %llu bytes\n", b.depth, b.limit_messages,
-           (unsigned long long)b.bytes, (unsigned long long)b.limit_bytes);
-    printf("oldest     %s\n", b.depth > 0 ? span_text(b.oldest_ms, span) : "-");
-    printf("readers    %u waiting\n", b.waiting);
-    printf("so far     %llu sent, %llu delivered, %llu expired, %llu rejected\n",
-           (unsigned long long)b.sent, (unsigned long long)b.delivered,
-           (unsigned long long)b.expired, (unsigned long long)b.rejected);
-    return CTL_OK;
+    fprintf(stderr, "slipctl messages: no such verb: \"%s\"; --help lists them\n", verb);
+    return CTL_USAGE;
 }

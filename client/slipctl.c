@@ -24,7 +24,15 @@ static const struct command {
     {"policy", ctl_policy, "show or change the placement policy"},
     {"send", ctl_send, "send a message to an agent"},
     {"receive", ctl_receive, "receive an agent's messages"},
+    {"peek", ctl_peek, "look at an agent's messages"},
+    {"ack", ctl_ack, "acknowledge leased messages"},
+    {"nack", ctl_nack, "give leased messages back"},
+    {"extend", ctl_extend, "extend the leases of messages"},
+    {"dead", ctl_dead, "look at an agent's dead letters"},
+    {"redrive", ctl_redrive, "put dead letters back into their mailbox"},
+    {"drop", ctl_drop, "throw dead letters away"},
     {"box", ctl_box, "look at an agent's mailbox"},
+    {"messages", ctl_messages, "the commands from send to box as verbs: messages send, ..."},
     {"check", ctl_check, "check the settings and reach both processes"},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
