@@ -304,11 +304,12 @@ static bool dead_read(void *root, const ProtobufCMessage *answer, size_t expecte
 int slipstream_dead_letters(struct slipstream *s, const char *workflow, const char *agent,
                             uint32_t max, const char *after, struct slipstream_messages **out)
 {
-    Slipstream__V1__DeadRequest request = SLIPSTREAM__V1__DEAD_REQUEST__INIT;
+    Slipstream__V1__DeadRequest request;
     struct blocked b = {0};
     void *result = NULL;
     int e = (int)may_block(s);
 
+    slipstream__v1__dead_request__init(&request);
     request.tenant = s->tenant;
     request.workflow_id = unconst(or_empty(workflow));
     request.agent_id = unconst(or_empty(agent));
