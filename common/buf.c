@@ -84,6 +84,7 @@ void buf_addf(struct buf *b, const char *fmt, ...)
 void buf_add_json(struct buf *b, const char *s, size_t n)
 {
     static const char hex[] = "0123456789abcdef";
+    static const char u00[4] = {'\\', 'u', '0', '0'};
     size_t i;
     char *o;
 
@@ -101,7 +102,7 @@ void buf_add_json(struct buf *b, const char *s, size_t n)
             o[1] = 'n';
             b->len += 2;
         } else if (c < 0x20 || c == 0x7f) {
-            memcpy(o, "\\u00", 4);
+            memcpy(o, u00, sizeof(u00));
             o[4] = hex[c >> 4];
             o[5] = hex[c & 15];
             b->len += 6;

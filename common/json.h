@@ -24,17 +24,17 @@ enum err json_verify(const char *text, size_t len, size_t *err_at);
  * called again; it may look, and go, a few bytes further. end is the end of the text.
  */
 enum json_scan {
-    JSON_DONE, /* *p is behind the word */
-    JSON_MORE, /* *p has reached stop */
-    JSON_BAD   /* *p is at the byte that is wrong, or at end: the text ends too early */
+    JSON_DONE, /* *at is behind the word */
+    JSON_MORE, /* *at has reached stop */
+    JSON_BAD   /* *at is at the byte that is wrong, or at end: the text ends too early */
 };
 
-/* *p is behind the opening quote. *escaped becomes true if there is a backslash. Lone surrogate
+/* *at is behind the opening quote. *escaped becomes true if there is a backslash. Lone surrogate
  * escapes are let through. */
-enum json_scan json_string(const char **p, const char *stop, const char *end, bool *escaped);
+enum json_scan json_string(const char **at, const char *stop, const char *end, bool *escaped);
 
-/* state is 0 at the first byte. DONE leaves *p at the first byte behind the number. */
-enum json_scan json_number(const char **p, const char *stop, const char *end, uint8_t *state);
+/* state is 0 at the first byte. DONE leaves *at at the first byte behind the number. */
+enum json_scan json_number(const char **at, const char *stop, const char *end, uint8_t *state);
 
 /* "true", "false" or "null" at p? Returns its length, 0 for anything else. */
 size_t json_literal(const char *p, const char *end);

@@ -66,6 +66,7 @@ static void call_end(struct call *k, enum err status, const uint8_t *body, size_
     timer_stop(c->host.timers, &k->timer);
     list_remove(&k->late_link);
     pool_give(&c->calls, k->handle);
+    must(fn != NULL);
     fn(arg, token, status, body, len);
 }
 

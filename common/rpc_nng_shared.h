@@ -41,6 +41,6 @@ void nngx_pipe_tell(struct inbox *in, void *owner, nng_pipe p, bool is_up,
                     void (*handle)(struct inbox_item *item));
 /* False: nng hangs in it; what its callbacks may still touch must stay. */
 bool nngx_socket_close(nng_socket socket);
-void nngx_on_inbox(void *inbox);
+void nngx_on_inbox(void *arg); /* the inbox */
 
 #endif

@@ -284,7 +284,7 @@ static void hello_reply(const struct hello *h, struct rpc_peer *p, enum err stat
 {
     struct frame_head head = {.seq = p != NULL ? ++p->tx_seq : 0};
     uint8_t head_bytes[FRAME_HEAD_BYTES];
-    char version[] = SLIP_VERSION;
+    static char version[] = SLIP_VERSION;
     struct buf call = {0};
 
     reply->proto = RPC_PROTO_MAX;

@@ -310,6 +310,7 @@ static enum err gw_open(struct gw *gw)
     char url[256];
     enum err e;
 
+    must(gw->conf != NULL);
     list_init(&gw->ready);
     list_init(&gw->clients);
     timers_init(&gw->timers);

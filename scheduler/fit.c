@@ -166,13 +166,23 @@ static double apart(const struct fit_line *l, unsigned n, const float *one, cons
     return a > b ? a / b : b / a;
 }
 
+static bool is_as_told(const float *factors)
+{
+    unsigned i;
+
+    for (i = 0; i < FIT_TERMS; i++)
+        if (factors[i] < 1 || factors[i] > 1)
+            return false;
+    return true;
+}
+
 /* Whether other factors are used from now on. */
 static bool line_adopt(struct fit_line *l, unsigned n, const struct band *band)
 {
     static const float told[FIT_TERMS] = {1, 1, 1};
     const float *to = l->found;
     double off = apart(l, n, l->found, told);
-    bool is_told = memcmp(l->used, told, sizeof(told)) == 0;
+    bool is_told = is_as_told(l->used);
 
     if (is_told && off < band->leave)
         return false;

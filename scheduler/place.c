@@ -308,6 +308,7 @@ void query_take(struct core *c, const struct query *q)
     if (err == ERR_OK && (group_holds(c, &ask, &choice) || !ask_place(c, &ask, &choice, &err))) {
         err = wait_make(c, &ask, &choice, &w);
         if (err == ERR_OK) {
+            must(ask.workflow != NULL); /* what has none never waits */
             ask.workflow->ending = q->final;
             action_wait(c, w, &ask);
         }

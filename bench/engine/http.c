@@ -455,17 +455,20 @@ static enum err bind_to(const char *address, int *out)
 
 static enum err listener_open(struct http_listener *l)
 {
-    struct sockaddr_storage sa;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } sa = {.v6 = {0}};
     socklen_t len = sizeof sa;
     char *colon;
-    int fd;
+    int fd = -1;
     enum err e = bind_to(l->address, &fd);
 
     if (e != ERR_OK)
         return e;
-    if (getsockname(fd, (struct sockaddr *)&sa, &len) == 0) { /* port 0: say which it became */
-        unsigned port = sa.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&sa)->sin6_port)
-                                                 : ntohs(((struct sockaddr_in *)&sa)->sin_port);
+    if (getsockname(fd, &sa.any, &len) == 0) { /* port 0: say which it became */
+        unsigned port = ntohs(sa.any.sa_family == AF_INET6 ? sa.v6.sin6_port : sa.v4.sin_port);
 
         colon = strrchr(l->address, ':');
         snprintf(colon + 1, sizeof l->address - (size_t)(colon + 1 - l->address), "%u", port);

@@ -6,7 +6,7 @@
 #define SAMPLE_DEPTH 16
 #define SAMPLE_BYTES 65536 /* a schema may refer to itself, many times over */
 
-static void sample(const struct json *root, const struct json *schema, struct buf *out, int depth);
+static void sample(const struct json *root, const struct json *given, struct buf *out, int depth);
 
 static struct json resolve(const struct json *root, const struct json *schema)
 {
