@@ -461,6 +461,7 @@ static void receive_ask(struct gw_request *r)
     q.max = r->receive_max;
     q.wait_ms = r->receive_wait_ms > waited_ms ? (uint32_t)(r->receive_wait_ms - waited_ms) : 0;
     q.poll = r->handle;
+    q.lease_ms = r->receive_lease_ms;
     q.peek = r->peek;
     q.settle = !r->peek;
     while (r->types != NULL && r->types[n] != NULL)

@@ -22,9 +22,9 @@ void message_delivered(struct gw *gw, const uint8_t *body,
 void message_send_start(struct gw_request *r, struct Slipstream__V1__SendRequest *q,
                         ask_done_fn *done);
 
-/* Receives for r->agent_id as r->receive_max, receive_wait_ms, types and peek say; may park. What
- * came is settled when r ends: it is gone if the answer was written out, else it goes back. Takes
- * r->on_dispose. */
+/* Receives for r->agent_id as r->receive_max, receive_wait_ms, receive_lease_ms, types and peek
+ * say; may park. What came is settled when r ends: it is gone if the answer was written out, else
+ * it goes back. Takes r->on_dispose. */
 void message_receive_start(struct gw_request *r, receive_done_fn *done);
 
 /* Ends a delivery, 0: none. done: its messages reached their reader. */

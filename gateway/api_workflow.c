@@ -7,6 +7,7 @@
 #include "proto/scheduler.pb-c.h"
 
 #include "common/must.h"
+#include "gateway/api_workflow.h"
 #include "gateway/ask.h"
 #include "gateway/finish.h"
 #include "gateway/keys.h"
@@ -33,7 +34,7 @@ static void add_time(struct buf *b, const char *key, uint64_t wall_ms)
     buf_addf(b, "\"%s\":\"%s\"", key, ask_time(wall_ms, text, sizeof(text)));
 }
 
-static void agent_add(struct buf *b, const agent_msg *a)
+void workflow_agent_write(struct buf *b, const agent_msg *a)
 {
     buf_adds(b, "{");
     add_text(b, "agent_id", a->id);
@@ -46,7 +47,7 @@ static void agent_add(struct buf *b, const agent_msg *a)
              (unsigned long long)a->completion_tokens, (double)a->idle_ms / 1000.0);
 }
 
-static void workflow_add(struct buf *b, const workflow_msg *w)
+void workflow_write(struct buf *b, const workflow_msg *w)
 {
     size_t i;
 
@@ -75,7 +76,7 @@ static void workflow_add(struct buf *b, const workflow_msg *w)
     for (i = 0; i < w->n_agents; i++) {
         if (i > 0)
             buf_adds(b, ",");
-        agent_add(b, w->agents[i]);
+        workflow_agent_write(b, w->agents[i]);
     }
     buf_addf(
         b,
@@ -116,7 +117,7 @@ static void on_workflow(struct gw_request *r, enum err status, const uint8_t *bo
         return;
     }
     buf_clear(&r->out);
-    workflow_add(&r->out, w);
+    workflow_write(&r->out, w);
     slipstream__v1__workflow__free_unpacked(w, NULL);
     mailbox_counts(r, on_counts);
 }
@@ -209,7 +210,7 @@ static void on_list(struct gw_request *r, enum err status, const uint8_t *body, 
     for (i = 0; i < ws->n_workflows; i++) {
         if (i > 0)
             buf_adds(&b, ",");
-        workflow_add(&b, ws->workflows[i]);
+        workflow_write(&b, ws->workflows[i]);
         buf_adds(&b, "}");
     }
     buf_adds(&b, "],\"next_cursor\":");

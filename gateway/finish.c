@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "gateway/client.h"
 #include "gateway/keys.h"
+#include "gateway/mcp.h"
 #include "gateway/placement.h"
 #include "gateway/worker.h"
 
@@ -29,6 +30,8 @@ const char *respond_reason(unsigned status)
         return "Not Found";
     case 405:
         return "Method Not Allowed";
+    case 406:
+        return "Not Acceptable";
     case 408:
         return "Request Timeout";
     case 409:
@@ -162,7 +165,8 @@ void respond(struct gw_request *r, unsigned status, const char *content_type, co
     req->res.status = (int)status;
     req->res.reason = respond_reason(status);
     req->res.content_length = len;
-    respond_add_header(r, "content-type", content_type);
+    if (content_type[0] != '\0')
+        respond_add_header(r, "content-type", content_type);
     respond_standard_headers(r);
     r->sent_bytes = len;
     r->started = true;
@@ -242,6 +246,9 @@ void respond_error_body(struct buf *out, enum dialect d, enum err e, const char 
         }
         buf_adds(out, "}");
         break;
+    case DIALECT_JSONRPC:
+        rpc_error(out, NULL, 0, rpc_code_of(e), text, NULL);
+        break;
     }
 }
 
@@ -269,7 +276,10 @@ void respond_error_retry(struct gw_request *r, enum err e, const char *param, co
         respond_add_header(r, "www-authenticate", "Bearer");
     if (e == ERR_HEAD || e == ERR_HEAD_TOO_LARGE)
         r->req->http1_is_persistent = 0;
-    respond_error_body(&body, d, e, param, detail, r->id);
+    if (d == DIALECT_JSONRPC)
+        mcp_error_write(r, &body, e, param, detail, retry_ms);
+    else
+        respond_error_body(&body, d, e, param, detail, r->id);
     respond_buf(r, status, d == DIALECT_PROBLEM ? "application/problem+json" : "application/json",
                 &body);
 }

@@ -13,7 +13,7 @@
 /* Sends a complete answer of our own and goes to CLOSING. r may be gone afterwards. body is copied.
  */
 void respond(struct gw_request *r, unsigned status, const char *content_type, const char *body,
-             size_t len);
+             size_t len); /* content_type "": there is no body */
 void respond_buf(struct gw_request *r, unsigned status, const char *content_type,
                  struct buf *body); /* frees body */
 /*

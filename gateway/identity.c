@@ -92,7 +92,7 @@ enum err identity_path(const char *path, size_t len, struct identity *id, const 
             return ERR_ID;
     }
     id->err_param = NULL;
-    if (!is_under(s, left, "/v1"))
+    if (!is_under(s, left, "/v1") && !is_under(s, left, "/mcp"))
         return ERR_PATH;
     id->source = IDENTITY_PATH;
     id->workflow_id = workflow;

@@ -31,9 +31,9 @@ struct identity_headers { /* values as they came; NULL = absent */
         final_len;
 };
 
-/* Splits /wf/{workflow}[/agents/{agent}]/v1/...: ids percent-decoded exactly once (%2f, %00, "."
- * and ".." refused: ERR_ID), rest = what follows, from "/v1". A path without the prefix is fine:
- * rest = path. path may carry a query string. */
+/* Splits /wf/{workflow}[/agents/{agent}]/v1/... and .../mcp: ids percent-decoded exactly once (%2f,
+ * %00, "." and ".." refused: ERR_ID), rest = what follows, from "/v1" or "/mcp". A path without the
+ * prefix is fine: rest = path. path may carry a query string. */
 enum err identity_path(const char *path, size_t len, struct identity *id, const char **rest,
                        size_t *rest_len);
 /* Adds headers (stronger than the path) and then the body's metadata (stronger than both). md may

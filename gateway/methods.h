@@ -28,7 +28,11 @@ enum mailbox_method {
     MBOX_GET_BOX,
     MBOX_CLOSE_WORKFLOW,
     MBOX_GET_COUNTS,
-    MBOX_GET_STATUS
+    MBOX_GET_STATUS,
+    MBOX_ACK,
+    MBOX_HOLD,
+    MBOX_LIST_DEAD,
+    MBOX_REDRIVE
 };
 enum mailbox_event { MBOX_EVENT_DELIVERY };
 

@@ -29,12 +29,13 @@ enum gw_state {
     GW_STATES
 };
 
-enum dialect { DIALECT_OPENAI, DIALECT_ANTHROPIC, DIALECT_PROBLEM };
+enum dialect { DIALECT_OPENAI, DIALECT_ANTHROPIC, DIALECT_PROBLEM, DIALECT_JSONRPC };
 enum listener { LISTENER_DATA = 1, LISTENER_ADMIN = 2, LISTENER_BOTH = 3 };
 
 struct gw;
 struct client;
 struct gw_key;
+struct mcp;
 struct gw_request;
 struct Slipstream__V1__SendRequest;
 struct Slipstream__V1__ReceiveReply;
@@ -137,9 +138,10 @@ struct gw_request {
     void (*on_sent)(struct gw_request *r, enum err status, const uint8_t *body, size_t len);
     receive_done_fn *on_receive;
     uint64_t receive_ns; /* it began */
-    uint32_t receive_max, receive_wait_ms;
+    uint32_t receive_max, receive_wait_ms, receive_lease_ms;
     bool bulk, peek;
     void (*on_dispose)(struct gw_request *r); /* an API's own tidying up */
+    struct mcp *mcp;                          /* POST /mcp only */
     bool polling;
     bool confirming; /* all is sent; the end follows when it has been written */
 };

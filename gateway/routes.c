@@ -27,6 +27,9 @@ static const struct route no_route = {LISTENER_BOTH, "", "", NULL, DIALECT_OPENA
 static const struct route no_admin_route = {LISTENER_BOTH,   "",           "", NULL,
                                             DIALECT_PROBLEM, INSPECT_OTHER};
 
+static const struct route no_mcp_route = {LISTENER_BOTH,   "",           "", NULL,
+                                          DIALECT_JSONRPC, INSPECT_OTHER};
+
 struct gw_handler {
     h2o_handler_t super;
     struct gw *gw;
@@ -129,6 +132,8 @@ static enum err route_find(struct gw_request *r, enum listener listener)
         other_method = true;
         if (row->dialect == DIALECT_PROBLEM)
             r->route = &no_admin_route;
+        if (row->dialect == DIALECT_JSONRPC)
+            r->route = &no_mcp_route;
     }
     return other_method ? ERR_METHOD : ERR_PATH;
 }

@@ -27,6 +27,7 @@ void api_workflow_end(struct gw_request *r);
 void api_message_send(struct gw_request *r);
 void api_message_receive(struct gw_request *r);
 void api_message_box(struct gw_request *r);
+void api_mcp(struct gw_request *r);
 void api_health(struct gw_request *r);
 void api_version(struct gw_request *r);
 void api_ready(struct gw_request *r);

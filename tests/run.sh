@@ -115,13 +115,14 @@ clients() {
         .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
         cp tests/requirements.txt .venv/installed.txt
     fi
-    if [ -f tests/system/node/package.json ]; then
-        local have=tests/system/node/node_modules/.installed
-        if ! cmp -s tests/system/node/package.json "$have"; then
-            (cd tests/system/node && if [ -f package-lock.json ]; then npm ci --no-audit --no-fund; else npm install --no-audit --no-fund; fi)
-            cp tests/system/node/package.json "$have"
+    local dir have
+    for dir in tests/system/node tests/system/node/mcp; do
+        have=$dir/node_modules/.installed
+        if ! cmp -s "$dir/package.json" "$have"; then
+            (cd "$dir" && npm ci --no-audit --no-fund)
+            cp "$dir/package.json" "$have"
         fi
-    fi
+    done
 }
 
 # system BUILD: the real processes of that build.

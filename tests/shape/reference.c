@@ -5,11 +5,12 @@
 #include "common/conf.h"
 #include "common/err.h"
 #include "common/policy_spec.h"
+#include "gateway/mcp_tools.h"
 
 /*
  * Prints the pages of docs/reference/ and examples/slipstream.yaml from the tables.
  *
- *   slip_reference config | errors | metrics | faults | policies | example
+ *   slip_reference config | errors | metrics | faults | policies | mcp | example
  */
 static void errors_print(struct buf *out)
 {
@@ -111,7 +112,8 @@ int main(int argc, char **argv)
         void (*print)(struct buf *out);
     } pages[] = {
         {"config", conf_reference}, {"errors", errors_print},     {"metrics", metrics_print},
-        {"faults", faults_print},   {"policies", spec_reference}, {"example", conf_example},
+        {"faults", faults_print},   {"policies", spec_reference}, {"mcp", mcp_tools_reference},
+        {"example", conf_example},
     };
     struct buf out = {0};
     size_t i;
@@ -119,14 +121,15 @@ int main(int argc, char **argv)
     for (i = 0; argc == 2 && i < sizeof(pages) / sizeof(pages[0]); i++) {
         if (strcmp(pages[i].name, argv[1]) != 0)
             continue;
-        if (i == 5) /* the only page that is no Markdown */
+        if (pages[i].print == conf_example) /* the only page that is no Markdown */
             buf_adds(&out, "# SPDX-License-Identifier: Apache-2.0\n");
         pages[i].print(&out);
         fwrite(out.base, 1, out.len, stdout);
         buf_fini(&out);
         return fflush(stdout) == 0 ? 0 : 1;
     }
-    fprintf(stderr,
-            "usage: slip_reference config | errors | metrics | faults | policies | example\n");
+    fprintf(
+        stderr,
+        "usage: slip_reference config | errors | metrics | faults | policies | mcp | example\n");
     return 64;
 }
