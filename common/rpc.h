@@ -26,7 +26,7 @@
 #define RPC_METHOD_BASE 16u                    /* wire number of a service's first method */
 #define RPC_EVENT_BASE (RPC_METHOD_BASE + 64u) /* wire number of a service's first event */
 #define RPC_NNG_FRAME_MAX (4u << 20)
-#define RPC_RING_FRAME_MAX (256u << 10)
+#define RPC_RING_BYTES (1u << 20) /* of each of the two rings, where a server says nothing else */
 
 enum rpc_channel { RPC_AUTO, RPC_NNG, RPC_SHM, RPC_NONE }; /* setting common.channel */
 
@@ -52,6 +52,7 @@ struct rpc_client_conf {
     const char *tls_cert_file, *tls_key_file; /* where the server asks for one; else NULL */
     bool allow_plain_tcp;                     /* tcp:// is refused without; setting insecure */
     enum rpc_channel channel; /* RPC_SHM: down until a ring is up; RPC_AUTO: ring where offered */
+    uint32_t ring_busy_ms;    /* so long a ring may stand still and full; 0: one loop turn */
     uint32_t look_us; /* over a ring, answers are looked for this long before sleeping; 0: never */
     /* Callbacks; each may be NULL. */
     void *arg;
@@ -84,7 +85,7 @@ uint64_t rpc_client_epoch(const struct rpc_client *c); /* 0 while down */
  * that arrives later goes to late (may be NULL), with the same arg and token, so that what it
  * brought can be given back: with late, arg must outlive the channel. Fails at once with ERR_GONE
  * (down), ERR_BUSY (too many) or ERR_TOO_LARGE; done is not called then. A ring that stays full for
- * a loop turn answers ERR_BUSY through done.
+ * a loop turn (ring_busy_ms) answers ERR_BUSY through done.
  */
 enum err rpc_call(struct rpc_client *c, unsigned method, const ProtobufCMessage *request,
                   uint32_t timeout_ms, rpc_done_fn *done, void *arg, uint64_t token,
@@ -110,7 +111,10 @@ struct rpc_peer; /* valid until on_gone */
 struct rpc_server_conf {
     const char *const *urls; /* nng addresses to listen on */
     size_t url_count;
-    const char *ring_path;                    /* SOCK_SEQPACKET socket to offer; NULL: no rings */
+    const char *ring_path; /* SOCK_SEQPACKET socket to offer; NULL: no rings */
+    /* Of each ring, 0: RPC_RING_BYTES; a power of two. A frame takes a quarter of it at most;
+     * memory is only taken by what lies there. */
+    uint32_t ring_bytes;
     const char *tls_cert_file, *tls_key_file; /* for tls+tcp */
     const char *tls_ca_file;                  /* set: clients must show a certificate of it */
     bool allow_plain_tcp;

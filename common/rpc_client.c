@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "common/ring.h"
 #include "proto/shared.pb-c.h"
 
 /*
@@ -134,8 +135,9 @@ static size_t frame_max(const struct rpc_client *c)
 {
     /* What is said while down may come to travel in a ring. */
     bool is_ring = c->ring != NULL || (c->state != CLIENT_UP && c->conf.channel != RPC_NNG);
+    size_t max = is_ring ? ring_record_max(c->ring_bytes) : RPC_NNG_FRAME_MAX;
 
-    return is_ring ? RPC_RING_FRAME_MAX : RPC_NNG_FRAME_MAX;
+    return max < RPC_NNG_FRAME_MAX ? max : RPC_NNG_FRAME_MAX;
 }
 
 static enum err out_add(struct rpc_client *c, const struct frame_call *call,
@@ -308,7 +310,7 @@ static bool flush_ring(struct rpc_client *c)
         ring_link_stay_awake(c->ring);
     }
     while (c->out.len > 0 && e == ERR_OK) {
-        n = frame_cut((uint8_t *)c->out.base, c->out.len, RPC_RING_FRAME_MAX);
+        n = frame_cut((uint8_t *)c->out.base, c->out.len, ring_link_frame_max(c->ring));
         head_write(c, head);
         e = ring_link_write(c->ring, head, sizeof(head), c->out.base, n);
         if (e == ERR_OK)
@@ -331,8 +333,10 @@ void rpc_client_flush(struct rpc_client *c)
         return;
     if (c->ring == NULL)
         flush_nng(c);
-    else if (!timer_is_running(&c->busy_timer) && !flush_ring(c))
-        timer_start(c->host.timers, &c->busy_timer, clock_ns());
+    else if (!timer_is_running(&c->busy_timer) && !flush_ring(c)) {
+        c->busy_ns = clock_ns();
+        timer_start(c->host.timers, &c->busy_timer, c->busy_ns);
+    }
 }
 
 bool rpc_client_is_looking(const struct rpc_client *c)
@@ -352,21 +356,24 @@ void rpc_client_look(struct rpc_client *c)
         ring_link_doze(c->ring);
 }
 
-/* The ring was full at the end of the last turn. While it moves, so do we; if it stood still for a
- * whole turn, whoever waits for an answer is told. */
+/* The ring was full at the end of the last turn. While it moves, so do we; if it stood still for
+ * long enough, whoever waits for an answer is told. */
 void client_on_busy_timer(struct timer *t)
 {
     struct rpc_client *c = container_of(t, struct rpc_client, busy_timer);
     size_t before = c->out.len;
+    uint64_t now = clock_ns();
 
     if (c->state != CLIENT_UP || c->ring == NULL || before == 0 || flush_ring(c))
         return;
     if (c->out.len < before) {
-        timer_start(c->host.timers, &c->busy_timer, clock_ns());
+        c->busy_ns = now;
+        timer_start(c->host.timers, &c->busy_timer, now);
         return;
     }
-    timer_start(c->host.timers, &c->busy_timer, clock_ns() + BUSY_WAIT_NS);
-    client_drop_unary(c, ERR_BUSY);
+    timer_start(c->host.timers, &c->busy_timer, now + BUSY_WAIT_NS);
+    if (now - c->busy_ns >= c->conf.ring_busy_ms * NS_PER_MS)
+        client_drop_unary(c, ERR_BUSY);
 }
 
 void client_on_ack_timer(struct timer *t)
@@ -461,6 +468,7 @@ enum err rpc_client_open(const struct rpc_client_conf *conf, struct rpc_host hos
     must(c != NULL);
     conf_take(c, conf);
     c->host = host;
+    c->ring_bytes = RPC_RING_BYTES;
     must(getrandom(&c->session, sizeof(c->session), 0) == (ssize_t)sizeof(c->session));
     pool_init(&c->calls, sizeof(struct call), CALLS_MAX);
     c->handles = calloc(CALLS_MAX, sizeof(*c->handles));

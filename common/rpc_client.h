@@ -34,6 +34,7 @@ struct rpc_client {
     struct ring_dial *dial;
     struct ring_link *ring;
 
+    uint32_t ring_bytes;     /* as the server offered last */
     uint64_t session, epoch; /* epoch: of the last hello that was answered, also while down */
     uint64_t tx_seq, rx_seq;
     uint64_t last_event, acked_event;
@@ -45,6 +46,7 @@ struct rpc_client {
 
     struct buf out;          /* calls that wait for the carrier */
     unsigned oneway_count;   /* one-way calls gathered in out since it was last empty */
+    uint64_t busy_ns;        /* the ring is full and has not moved since */
     bool is_urgent;          /* out holds something that must not wait for company */
     uint64_t looks_until_ns; /* somebody looks for answers without being rung; 0: no */
     struct buf sent;         /* one-way calls of the nng message under way */

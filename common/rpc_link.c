@@ -5,6 +5,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "common/ring.h"
 #include "common/rpc_client.h"
 #include "common/shm.h"
 #include "proto/shared.pb-c.h"
@@ -328,8 +329,9 @@ static void ring_attach(struct rpc_client *c, const Slipstream__V1__HelloReply *
 
     c->state = CLIENT_ATTACH;
     timer_start(c->host.timers, &c->attach_timer, clock_ns() + ATTACH_TIMEOUT_NS);
-    if (ring_dial_start(reply->ring_path, c->session, reply->ring_token, c->host, &calls,
-                        on_dial_end, &c->dial) != ERR_OK)
+    c->ring_bytes = reply->ring_bytes;
+    if (ring_dial_start(reply->ring_path, c->session, reply->ring_token, c->ring_bytes, c->host,
+                        &calls, on_dial_end, &c->dial) != ERR_OK)
         ring_failed(c);
 }
 
@@ -357,7 +359,8 @@ static void link_resume(struct rpc_client *c, const Slipstream__V1__HelloReply *
 static void hello_accepted(struct rpc_client *c, const Slipstream__V1__HelloReply *reply,
                            uint64_t seq)
 {
-    bool has_ring = reply->ring_path[0] != '\0' && reply->ring_token != 0;
+    bool has_ring = reply->ring_path[0] != '\0' && reply->ring_token != 0 &&
+                    ring_bytes_can_be(reply->ring_bytes);
 
     if (reply->proto < RPC_PROTO_MIN || reply->proto > RPC_PROTO_MAX || reply->epoch == 0) {
         client_refused(c, err_text(ERR_VERSION));

@@ -265,7 +265,7 @@ void server_on_guest(void *arg, uint64_t session, uint64_t token, int fd)
         return;
     }
     p->ring_token = 0; /* good for one ring */
-    if (ring_link_serve(fd, s->host, &calls, &p->ring) != ERR_OK)
+    if (ring_link_serve(fd, s->conf.ring_bytes, s->host, &calls, &p->ring) != ERR_OK)
         p->ring = NULL;
 }
 
@@ -331,6 +331,7 @@ static void hello_accept(const struct hello *h, struct rpc_peer *p, uint8_t *inf
         strcpy(path, h->server->conf.ring_path);
         reply.ring_path = path;
         reply.ring_token = p->ring_token;
+        reply.ring_bytes = h->server->conf.ring_bytes;
     }
     hello_reply(h, p, ERR_OK, &reply);
 }

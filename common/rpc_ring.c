@@ -21,6 +21,9 @@
 #define GUESTS_MAX 64u /* accepted, ticket not shown yet */
 #define GUEST_TIMEOUT_NS (2 * NS_PER_S)
 #define DOOR_PAUSE_NS (100 * NS_PER_MS)
+#define BATCH_BYTES (UINT64_C(1) << 20)
+#define RECORD_KEPT (256u << 10) /* memory for larger records goes when none of them came in */
+#define RECORD_QUIET 256u        /* so many batches */
 
 struct ring_ticket { /* a client's first message */
     uint64_t magic, session, token;
@@ -46,6 +49,7 @@ struct ring_link {
     struct shm segment;
     struct ring in, out;
     struct buf record;
+    unsigned quiet;     /* batches since the last large record */
     struct timer again; /* the batch was cut short: carry on in the next turn */
     bool is_busy, is_freed, is_dead;
     bool is_awake; /* the owner looks without being rung */
@@ -91,15 +95,17 @@ static void link_die(struct ring_link *l, const char *reason)
     l->calls.on_dead(l->calls.arg, reason);
 }
 
-/* Handles what is there, one ring's worth at most, so that a fast writer cannot hold the loop.
+/* Handles what is there, a batch of it at most, so that a fast writer cannot hold the loop.
  * Returns why the link must end, or NULL. */
 static const char *link_drain(struct ring_link *l)
 {
-    uint64_t stop = l->in.at + RING_BYTES;
+    uint64_t stop = l->in.at + BATCH_BYTES;
     enum err e;
 
     do {
         while ((e = ring_read(&l->in, &l->record)) == ERR_OK) {
+            if (l->record.len > RECORD_KEPT)
+                l->quiet = 0;
             e = l->calls.on_frame(l->calls.arg, (const uint8_t *)l->record.base, l->record.len);
             if (l->is_freed)
                 return NULL;
@@ -116,6 +122,14 @@ static const char *link_drain(struct ring_link *l)
     return NULL;
 }
 
+static void record_trim(struct ring_link *l)
+{
+    if (l->record.cap <= RECORD_KEPT || ++l->quiet < RECORD_QUIET)
+        return;
+    buf_fini(&l->record);
+    l->quiet = 0;
+}
+
 static void link_work(struct ring_link *l, bool is_closed)
 {
     const char *reason;
@@ -124,6 +138,7 @@ static void link_work(struct ring_link *l, bool is_closed)
     reason = link_drain(l);
     if (!l->is_freed)
         l->calls.on_drained(l->calls.arg);
+    record_trim(l);
     if (reason == NULL && is_closed && !timer_is_running(&l->again))
         reason = "the other side closed the ring";
     if (reason != NULL)
@@ -198,12 +213,11 @@ static void link_on_again(struct timer *t)
     link_work(container_of(t, struct ring_link, again), false);
 }
 
-static struct ring_link *link_new(int fd, const struct shm *segment, const int bells[BELLS],
-                                  bool is_server, struct rpc_host host,
+static struct ring_link *link_new(int fd, const struct shm *segment, uint32_t bytes,
+                                  const int bells[BELLS], bool is_server, struct rpc_host host,
                                   const struct ring_link_calls *calls)
 {
     struct ring_link *l = calloc(1, sizeof(*l));
-    struct ring_segment *s = (struct ring_segment *)segment->head;
 
     must(l != NULL);
     l->host = host;
@@ -213,13 +227,18 @@ static struct ring_link *link_new(int fd, const struct shm *segment, const int b
     l->ring = bells[is_server ? BELL_CLIENT : BELL_SERVER];
     l->segment = *segment;
     l->again.fire = link_on_again;
-    ring_init(&l->in, is_server ? &s->to_server : &s->to_client);
-    ring_init(&l->out, is_server ? &s->to_client : &s->to_server);
+    ring_init(&l->in, ring_in_segment(segment->head, bytes, is_server), bytes);
+    ring_init(&l->out, ring_in_segment(segment->head, bytes, !is_server), bytes);
     l->watch = host.watch(host.ctx, fd, link_on_readable, l);
     l->listen = host.watch(host.ctx, l->hear, link_on_bell, l);
     /* The first look happens in the next turn, never inside this call. */
     timer_start(host.timers, &l->again, clock_ns());
     return l;
+}
+
+size_t ring_link_frame_max(const struct ring_link *l)
+{
+    return ring_record_max(l->out.bytes);
 }
 
 enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const void *b,
@@ -242,6 +261,7 @@ struct ring_dial {
     struct rpc_host host;
     struct ring_link_calls link_calls;
     void (*on_end)(void *arg, struct ring_link *link);
+    uint32_t bytes;
     int fd;
     void *watch;
 };
@@ -292,11 +312,11 @@ static struct ring_link *dial_link(struct ring_dial *d)
 
     if (!receive_fds(d->fd, fds))
         return NULL;
-    if (shm_map_fd(fds[0], sizeof(struct ring_segment), &segment) != ERR_OK) {
+    if (shm_map_fd(fds[0], ring_segment_bytes(d->bytes), &segment) != ERR_OK) {
         close_all(fds + 1, BELLS);
         return NULL;
     }
-    return link_new(d->fd, &segment, fds + 1, false, d->host, &d->link_calls);
+    return link_new(d->fd, &segment, d->bytes, fds + 1, false, d->host, &d->link_calls);
 }
 
 static void dial_on_readable(void *arg)
@@ -312,14 +332,14 @@ static void dial_on_readable(void *arg)
     free(d);
 }
 
-enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, struct rpc_host host,
-                         const struct ring_link_calls *link_calls,
+enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, uint32_t bytes,
+                         struct rpc_host host, const struct ring_link_calls *link_calls,
                          void (*on_end)(void *arg, struct ring_link *link), struct ring_dial **out)
 {
     const struct ring_ticket ticket = {TICKET_MAGIC, session, token};
     struct sockaddr_un addr;
     struct ring_dial *d;
-    int fd = seqpacket_socket(path, &addr);
+    int fd = ring_bytes_can_be(bytes) ? seqpacket_socket(path, &addr) : -1;
 
     if (fd < 0)
         return ERR_IO;
@@ -330,7 +350,8 @@ enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, str
     }
     d = calloc(1, sizeof(*d));
     must(d != NULL);
-    *d = (struct ring_dial){.host = host, .link_calls = *link_calls, .on_end = on_end, .fd = fd};
+    *d = (struct ring_dial){
+        .host = host, .link_calls = *link_calls, .on_end = on_end, .bytes = bytes, .fd = fd};
     d->watch = host.watch(host.ctx, fd, dial_on_readable, d);
     *out = d;
     return ERR_OK;
@@ -525,8 +546,8 @@ static bool send_fds(int socket, int segment, const int bells[BELLS])
     return sendmsg(socket, &m, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
 }
 
-enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_calls *calls,
-                         struct ring_link **out)
+enum err ring_link_serve(int fd, uint32_t bytes, struct rpc_host host,
+                         const struct ring_link_calls *calls, struct ring_link **out)
 {
     int bells[BELLS] = {eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
                         eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
@@ -534,7 +555,7 @@ enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_ca
     enum err e = bells[0] >= 0 && bells[1] >= 0 ? ERR_OK : ERR_IO;
 
     if (e == ERR_OK)
-        e = shm_memfd("slipstream-ring", sizeof(struct ring_segment), &segment);
+        e = shm_memfd("slipstream-ring", ring_segment_bytes(bytes), &segment);
     if (e == ERR_OK && !send_fds(fd, segment.fd, bells)) {
         shm_close(&segment);
         e = ERR_IO;
@@ -544,6 +565,6 @@ enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_ca
         close(fd);
         return e;
     }
-    *out = link_new(fd, &segment, bells, true, host, calls);
+    *out = link_new(fd, &segment, bytes, bells, true, host, calls);
     return ERR_OK;
 }

@@ -25,6 +25,7 @@ struct ring_link_calls {
     void (*on_dead)(void *arg, const char *reason); /* once; free the link, here or later */
 };
 
+size_t ring_link_frame_max(const struct ring_link *l);
 enum err ring_link_write(struct ring_link *l, const void *a, size_t a_len, const void *b,
                          size_t b_len);    /* as ring_write() */
 void ring_link_kick(struct ring_link *l);  /* after writes: rings if the other side sleeps */
@@ -42,10 +43,10 @@ void ring_link_free(struct ring_link *l); /* also from inside its callbacks; NUL
 
 /* ---- client ---- */
 struct ring_dial;
-/* Starts to attach; on_end(arg, link or NULL) comes later, once, on which the dial is freed; the
- * link then calls link_calls. */
-enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, struct rpc_host host,
-                         const struct ring_link_calls *link_calls,
+/* Starts to attach to rings of that size; on_end(arg, link or NULL) comes later, once, on which the
+ * dial is freed; the link then calls link_calls. */
+enum err ring_dial_start(const char *path, uint64_t session, uint64_t token, uint32_t bytes,
+                         struct rpc_host host, const struct ring_link_calls *link_calls,
                          void (*on_end)(void *arg, struct ring_link *link), struct ring_dial **out);
 void ring_dial_cancel(struct ring_dial *d); /* before on_end; NULL is fine */
 
@@ -56,8 +57,9 @@ enum err ring_door_open(const char *path, struct rpc_host host, void *arg,
                         void (*on_guest)(void *arg, uint64_t session, uint64_t token, int fd),
                         struct ring_door **out);
 void ring_door_close(struct ring_door *d); /* NULL is fine */
-/* Makes a segment, passes it through fd, serves it. Takes fd, also on failure. */
-enum err ring_link_serve(int fd, struct rpc_host host, const struct ring_link_calls *calls,
-                         struct ring_link **out);
+/* Makes a segment with rings of that size, passes it through fd, serves it. Takes fd, also on
+ * failure. */
+enum err ring_link_serve(int fd, uint32_t bytes, struct rpc_host host,
+                         const struct ring_link_calls *calls, struct ring_link **out);
 
 #endif

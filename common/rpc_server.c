@@ -9,6 +9,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "common/ring.h"
 #include "proto/shared.pb-c.h"
 
 /*
@@ -27,6 +28,19 @@
 #define RETRY_NS NS_PER_MS
 #define DEFERRED_KEPT 4096u
 
+static size_t peer_frame_max(const struct rpc_peer *p)
+{
+    return p->ring != NULL ? ring_link_frame_max(p->ring) : RPC_NNG_FRAME_MAX;
+}
+
+/* What is sent again may have to go over another carrier. */
+static size_t frame_max_of_all(const struct rpc_server *s)
+{
+    size_t ring = ring_record_max(s->conf.ring_bytes);
+
+    return s->door != NULL && ring < RPC_NNG_FRAME_MAX ? ring : RPC_NNG_FRAME_MAX;
+}
+
 /* ---- answers ---- */
 
 static enum err answer_add(struct rpc_peer *p, uint32_t id, enum err status,
@@ -38,7 +52,7 @@ static enum err answer_add(struct rpc_peer *p, uint32_t id, enum err status,
 
     if (fault_hits(FAULT_rpc_answer_lost))
         return ERR_OK;
-    max = (p->ring != NULL ? RPC_RING_FRAME_MAX : RPC_NNG_FRAME_MAX) - FRAME_HEAD_BYTES;
+    max = peer_frame_max(p) - FRAME_HEAD_BYTES;
     before = p->out.len;
     if (before >= OUT_BYTES_MAX) {
         e = ERR_BUSY;
@@ -151,9 +165,7 @@ enum err rpc_event(struct rpc_server *s, struct rpc_peer *p, unsigned event,
     if (before - p->events_start >= EVENT_BYTES_MAX)
         return ERR_BUSY;
     frame_add_call(&p->events, &call, body);
-    /* The smaller limit: it may be sent again over another carrier. */
-    if (p->events.len - before >
-        (s->door != NULL ? RPC_RING_FRAME_MAX : RPC_NNG_FRAME_MAX) - FRAME_HEAD_BYTES) {
+    if (p->events.len - before > frame_max_of_all(s) - FRAME_HEAD_BYTES) {
         p->events.len = before;
         return ERR_TOO_LARGE;
     }
@@ -226,7 +238,7 @@ static enum err deliver_part(struct rpc_peer *p, const char *from, size_t len, s
 
     *done = 0;
     while (*done < len && e == ERR_OK) {
-        n = frame_cut((const uint8_t *)from + *done, len - *done, RPC_RING_FRAME_MAX);
+        n = frame_cut((const uint8_t *)from + *done, len - *done, ring_link_frame_max(p->ring));
         head_write(p, head);
         e = ring_link_write(p->ring, head, sizeof(head), from + *done, n);
         if (e == ERR_OK) {
@@ -410,6 +422,9 @@ enum err rpc_server_open(const struct rpc_server_conf *conf, struct rpc_host hos
 
     must(s != NULL && conf->epoch != 0 && conf->max_peers > 0);
     s->conf = *conf;
+    if (s->conf.ring_bytes == 0)
+        s->conf.ring_bytes = RPC_RING_BYTES;
+    must(ring_bytes_can_be(s->conf.ring_bytes));
     s->host = host;
     list_init(&s->peers);
     list_init(&s->pipes);

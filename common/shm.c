@@ -289,3 +289,13 @@ enum err shm_map_fd(int fd, size_t bytes, struct shm *out)
     *out = s;
     return ERR_OK;
 }
+
+void shm_give_back(void *at, size_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)at + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)at + bytes) & ~(page - 1);
+
+    if (from < end)
+        (void)!madvise((uint8_t *)at + (from - (uintptr_t)at), end - from, MADV_REMOVE);
+}

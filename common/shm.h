@@ -73,5 +73,9 @@ enum err
 shm_map_fd(int fd, size_t bytes,
            struct shm *out); /* takes fd; ERR_LAYOUT when size or seals are not as they must be */
 
+/* Gives the whole pages inside [at, at + bytes) of a shared mapping back to the system; they read
+ * as zeroes then, in every process that maps them. */
+void shm_give_back(void *at, size_t bytes);
+
 const char *shm_boot_id(void);
 #endif

@@ -12,6 +12,9 @@
 #include "gateway/methods.h"
 #include "gateway/worker.h"
 
+/* Payloads of megabytes fill a ring faster than their reader empties it. */
+#define RING_BUSY_MS 1000u
+
 static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
 {
     struct gw *gw = arg;
@@ -21,7 +24,8 @@ static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
 
     (void)info;
     (void)len;
-    log_info("mailbox_up", "epoch=%016llx", (unsigned long long)epoch);
+    log_info("mailbox_up", "epoch=%016llx ring=%d", (unsigned long long)epoch,
+             rpc_client_is_ring(gw->mailbox));
     while ((r = pool_next(&gw->requests, &cursor, &handle)) != NULL)
         if (r->polling)
             message_poll_again(r);
@@ -44,7 +48,8 @@ enum err mailbox_open(struct gw *gw)
     static char url[256];
     struct rpc_client_conf conf = {.url = conf_mailbox_url(gw->conf, url, sizeof(url)),
                                    .name = gw->name,
-                                   .channel = RPC_NNG,
+                                   .channel = (enum rpc_channel)gw->conf->common.channel,
+                                   .ring_busy_ms = RING_BUSY_MS,
                                    .key = gw->rpc_key,
                                    .tls_ca_file = gw->conf->common.rpc_tls_ca_file,
                                    .allow_plain_tcp = gw->conf->common.insecure,
@@ -53,6 +58,8 @@ enum err mailbox_open(struct gw *gw)
                                    .on_down = on_down,
                                    .on_event = on_event};
 
+    if (conf.channel == RPC_NONE) /* placing is what that leaves out */
+        conf.channel = RPC_NNG;
     return rpc_client_open(&conf, gw->rpc_host, &gw->mailbox);
 }
 

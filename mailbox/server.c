@@ -23,6 +23,8 @@
 
 #define BEAT_NS (250 * NS_PER_MS)
 #define MAX_PEERS 1024
+#define RING_BYTES \
+    (4 * RPC_NNG_FRAME_MAX) /* frames as large as over nng: a payload may have 3 MiB */
 /* After a drain: time for the last answers to leave this process. */
 #define GOODBYE_NS (200 * NS_PER_MS)
 
@@ -289,6 +291,11 @@ static enum err rpc_start(struct server *s, uint64_t epoch)
     enum err e;
 
     s->url = url;
+    if (c->channel == RPC_AUTO || c->channel == RPC_SHM) {
+        snprintf(s->ring_path, sizeof(s->ring_path), "%s/sock/mailbox.ring", c->run_dir);
+        conf.ring_path = s->ring_path;
+        conf.ring_bytes = RING_BYTES;
+    }
     if (strncmp(url, "tcp://", 6) == 0 && !c->insecure) {
         log_error("start_failed", "url=%s reason=\"plain tcp needs common.insecure: true\"", url);
         return ERR_CONF;

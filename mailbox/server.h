@@ -33,6 +33,7 @@ struct server {
     const char *conf_path;
     char url_text[256];
     const char *url; /* the channel borrows it */
+    char ring_path[160];
     struct loop *loop;
     struct rpc_server *rpc;
     struct mbox_core *core;

@@ -192,9 +192,10 @@ def test_second_mailbox_in_one_run_dir_is_refused(sim):
 
 # ---- the mailbox ----
 
+@pytest.mark.channel
 @pytest.mark.asan_ok
-def test_mailbox_killed_and_back():
-    with Fleet(engines=1, workers=1) as f:
+def test_mailbox_killed_and_back(channel):
+    with Fleet(engines=1, workers=1, channel=channel) as f:
         message = {"source_agent": "a", "target_agent": "b", "message_type": "m", "payload": 1}
         path = "/v1/workflows/mail/messages"
         assert f.post(path, message).status == 202
@@ -210,8 +211,9 @@ def test_mailbox_killed_and_back():
         assert f.get("/v1/workflows/mail/agents/b/messages").status == 200
 
 
-def test_parked_poll_survives_a_mailbox():
-    with Fleet(engines=1, workers=1) as f:
+@pytest.mark.channel
+def test_parked_poll_survives_a_mailbox(channel):
+    with Fleet(engines=1, workers=1, channel=channel) as f:
         with f.client() as c:
             c.request("GET", "/v1/workflows/mail/agents/b/messages?wait=30")
             wait_until("parked", 5, lambda: f.get("/v1/workflows/mail/agents/b/mailbox").json().get("waiting") == 1)

@@ -86,6 +86,7 @@ def test_files_are_their_owners_and_the_groups(fleet):
     assert files["sock/mailbox"] == (mbox, GROUP, "0o660")
     if fleet.channel == "shm":
         assert files["sock/scheduler.ring"] == (sched, GROUP, "0o660")
+        assert files["sock/mailbox.ring"] == (mbox, GROUP, "0o660")
     assert files["metrics/gateway-1"] == files["metrics/gateway-2"] == (gw, GROUP, "0o640")
     assert files["metrics/mailbox"] == (mbox, GROUP, "0o640")
     assert files["metrics/scheduler"] == (sched, GROUP, "0o640")

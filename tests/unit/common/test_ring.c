@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -13,6 +14,9 @@
 #include "common/ring.h"
 
 #define RECORDS 200000u
+#define RING_BYTES RING_BYTES_MIN
+#define RING_RECORD_MAX (RING_BYTES / 4)
+#define LARGE_BYTES (16u << 20)
 
 static struct ring_shared *shared;
 static struct ring in, out;
@@ -21,10 +25,10 @@ static struct buf got;
 static int setup(void **state)
 {
     (void)state;
-    shared = aligned_alloc(64, sizeof(*shared));
-    memset(shared, 0, sizeof(*shared));
-    ring_init(&in, shared);
-    ring_init(&out, shared);
+    shared = aligned_alloc(64, sizeof(*shared) + RING_BYTES);
+    memset(shared, 0, sizeof(*shared) + RING_BYTES);
+    ring_init(&in, shared, RING_BYTES);
+    ring_init(&out, shared, RING_BYTES);
     return 0;
 }
 
@@ -82,6 +86,99 @@ static void a_full_ring_is_busy_until_something_was_read(void **state)
     assert_int_equal(ring_write(&out, bytes, sizeof(bytes), NULL, 0), ERR_OK);
 }
 
+static void pass(size_t len)
+{
+    static uint8_t bytes[LARGE_BYTES / 4];
+
+    assert_int_equal(ring_write(&out, bytes, len, NULL, 0), ERR_OK);
+    assert_int_equal(ring_read(&in, &got), ERR_OK);
+    assert_int_equal(got.len, len);
+}
+
+static void a_ring_with_little_in_it_stays_at_its_start(void **state)
+{
+    unsigned i;
+
+    (void)state;
+    for (i = 0; i < 20000; i++) {
+        memset(shared->data + RING_WARM + 1024, 0xee, 64); /* nobody writes there */
+        pass(i % 1000);
+    }
+    for (i = 0; i < 64; i++)
+        assert_int_equal(shared->data[RING_WARM + 1024 + i], 0xee);
+    assert_true(out.at > 5 * RING_BYTES);
+}
+
+static void a_ring_that_starts_over_has_room_for_a_record_and_loses_none(void **state)
+{
+    static uint8_t bytes[RING_RECORD_MAX];
+    unsigned i, written = 0;
+
+    (void)state;
+    while (out.at < RING_WARM)
+        pass(1000);
+    for (i = 0; i < RING_RECORD_MAX; i++)
+        bytes[i] = (uint8_t)(i * 7);
+    while (ring_write(&out, bytes, 100000, bytes, written) == ERR_OK)
+        written++;
+    assert_true(written >= 2);
+    for (i = 0; i < written; i++) {
+        assert_int_equal(ring_read(&in, &got), ERR_OK);
+        assert_int_equal(got.len, 100000 + i);
+        assert_memory_equal(got.base, bytes, 100000);
+        assert_memory_equal(got.base + 100000, bytes, i);
+    }
+    assert_true(ring_is_empty(&in));
+    pass(RING_RECORD_MAX);
+}
+
+static void a_start_over_without_a_record_kills_the_ring(void **state)
+{
+    static const uint32_t restart = UINT32_MAX;
+
+    (void)state;
+    memcpy(shared->data + 8, &restart, sizeof(restart));
+    in.at = in.limit = 8;
+    atomic_store(&shared->head, RING_BYTES);
+    assert_int_equal(ring_read(&in, &got), ERR_PROTO);
+    ring_init(&in, shared, RING_BYTES);
+    in.at = in.limit = 8;
+    memcpy(shared->data, &restart, sizeof(restart)); /* and over again */
+    atomic_store(&shared->head, RING_BYTES + 8);
+    assert_int_equal(ring_read(&in, &got), ERR_PROTO);
+}
+
+static uint64_t held(const struct shm *s)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(s->fd, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static void a_large_ring_takes_memory_for_what_lies_there_only(void **state)
+{
+    struct shm s;
+    unsigned i;
+
+    (void)state;
+    assert_int_equal(shm_memfd("test", ring_segment_bytes(LARGE_BYTES), &s), ERR_OK);
+    ring_init(&out, ring_in_segment(s.head, LARGE_BYTES, true), LARGE_BYTES);
+    ring_init(&in, ring_in_segment(s.head, LARGE_BYTES, true), LARGE_BYTES);
+    for (i = 0; i < 100000; i++)
+        pass(1000);
+    assert_in_range(held(&s), 1, RING_WARM + (16u << 10));
+    for (i = 0; i < 3; i++) {
+        pass(LARGE_BYTES / 4);
+        pass(LARGE_BYTES / 4);
+        assert_true(held(&s) >= LARGE_BYTES / 4);
+        for (unsigned k = 0; k < (RING_QUIET + 2) * RING_WARM / 1000; k++)
+            pass(1000);
+        assert_in_range(held(&s), 1, RING_KEPT + (16u << 10));
+    }
+    shm_close(&s);
+}
+
 static void a_sleeper_is_rung_for_once(void **state)
 {
     (void)state;
@@ -120,7 +217,7 @@ static void indices_that_cannot_be_kill_the_ring(void **state)
 
     (void)state;
     for (i = 0; i < 4; i++) {
-        ring_init(&in, shared);
+        ring_init(&in, shared, RING_BYTES);
         atomic_store(&shared->head, bad[i]);
         assert_int_equal(ring_read(&in, &got), ERR_PROTO);
     }
@@ -142,7 +239,7 @@ static void lengths_that_cannot_be_kill_the_ring(void **state)
 
     (void)state;
     for (i = 0; i < 4; i++) {
-        ring_init(&in, shared);
+        ring_init(&in, shared, RING_BYTES);
         memcpy(shared->data, &bad[i], sizeof(bad[i]));
         atomic_store(&shared->head, 16);
         assert_int_equal(ring_read(&in, &got), ERR_PROTO);
@@ -160,7 +257,7 @@ static void a_ring_full_of_noise_is_read_without_harm(void **state)
     for (round = 0; round < 50; round++) {
         for (i = 0; i < RING_BYTES; i += 1 + (size_t)(rand() % 64))
             shared->data[i] = (uint8_t)(rand() % 3);
-        ring_init(&in, shared);
+        ring_init(&in, shared, RING_BYTES);
         in.at = in.limit = (uint64_t)rand() * 8;
         atomic_store(&shared->head, in.at + (uint64_t)(rand() % (int)RING_BYTES) / 8 * 8);
         for (reads = 0; ring_read(&in, &got) == ERR_OK; reads++)
@@ -251,6 +348,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_record_comes_out_as_it_went_in, setup, teardown),
         cmocka_unit_test_setup_teardown(records_of_every_length_survive_the_wrap, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_ring_is_busy_until_something_was_read, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_ring_with_little_in_it_stays_at_its_start, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            a_ring_that_starts_over_has_room_for_a_record_and_loses_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_start_over_without_a_record_kills_the_ring, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_large_ring_takes_memory_for_what_lies_there_only, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_sleeper_is_rung_for_once, setup, teardown),
         cmocka_unit_test_setup_teardown(whoever_woke_by_himself_is_not_rung_for, setup, teardown),

@@ -52,8 +52,9 @@ static bool is_doubtful; /* every answer at the turn's end is given twice */
 static unsigned refused; /* answers that were */
 static bool is_lazy;     /* the turn's end answers nothing that was kept */
 static bool refuse_hello;
+static size_t status_bytes;
 static unsigned grants_per_call;
-static uint32_t look_us;
+static uint32_t look_us, ring_bytes, ring_busy_ms;
 static uint64_t next_grant;
 
 /* what the client saw */
@@ -126,10 +127,11 @@ static void on_call(void *arg, struct rpc_peer *p, unsigned method, uint64_t tok
         report_sum += r->items[0]->handle;
         slipstream__v1__reports__free_unpacked(r, NULL);
     } else if (method == GET_STATUS) {
-        status.version = malloc(5u << 20);
-        memset(status.version, 'v', 5u << 20);
-        status.version[(5u << 20) - 1] = '\0';
-        assert_int_equal(rpc_reply(server, token, ERR_OK, &status.base), ERR_TOO_LARGE);
+        status.version = malloc(status_bytes);
+        memset(status.version, 'v', status_bytes);
+        status.version[status_bytes - 1] = '\0';
+        assert_int_equal(rpc_reply(server, token, ERR_OK, &status.base),
+                         status_bytes > RPC_NNG_FRAME_MAX ? ERR_TOO_LARGE : ERR_OK);
         free(status.version);
     } else {
         rpc_reply(server, token, ERR_MODEL, NULL);
@@ -197,6 +199,14 @@ static void on_done(void *arg, uint64_t token, enum err status, const uint8_t *b
         done_other++;
 }
 
+static void on_status(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
+{
+    (void)arg, (void)token, (void)body;
+    assert_int_equal(status, ERR_OK);
+    assert_true(len >= status_bytes);
+    done_ok++;
+}
+
 static void on_late(void *arg, uint64_t token, enum err status, const uint8_t *body, size_t len)
 {
     (void)arg, (void)token, (void)body, (void)len;
@@ -245,6 +255,7 @@ static void server_start(uint64_t epoch)
     const struct rpc_server_conf conf = {.urls = urls,
                                          .url_count = 1,
                                          .ring_path = channel == RPC_NNG ? NULL : ring_path,
+                                         .ring_bytes = ring_bytes,
                                          .service = &slipstream__v1__scheduler__descriptor,
                                          .epoch = epoch,
                                          .max_peers = 8,
@@ -271,6 +282,7 @@ static struct rpc_client *client_new(const char *key)
                                          .channel = channel,
                                          .allow_plain_tcp = is_tcp,
                                          .look_us = look_us,
+                                         .ring_busy_ms = ring_busy_ms,
                                          .on_up = on_up,
                                          .on_down = on_down,
                                          .on_event = on_event};
@@ -320,8 +332,9 @@ static int setup(void)
     is_mute = refuse_hello = is_lazy = is_doubtful = false;
     habit = ANSWERS_AT_ONCE;
     kept_count = refused = 0;
-    look_us = 0;
+    look_us = ring_bytes = ring_busy_ms = 0;
     down_reason[0] = '\0';
+    status_bytes = 5u << 20;
     peer = NULL;
     loop = loop_new();
     loop_at_turn_end(loop, flush, NULL);
@@ -476,7 +489,8 @@ static void statuses_travel_and_what_is_unknown_or_too_large_is_said_so(void **s
 static void a_request_larger_than_a_frame_is_refused(void **state)
 {
     Slipstream__V1__Query q;
-    size_t n = channel == RPC_NNG ? RPC_NNG_FRAME_MAX : RPC_RING_FRAME_MAX;
+    size_t n = channel == RPC_NNG || ring_bytes > 0 ? RPC_NNG_FRAME_MAX : RPC_RING_BYTES / 4;
+    unsigned i;
 
     slipstream__v1__query__init(&q);
     (void)state;
@@ -487,9 +501,33 @@ static void a_request_larger_than_a_frame_is_refused(void **state)
     q.model[n - 1] = '\0';
     assert_int_equal(rpc_call(client, PLACE, &q.base, 1000, on_done, NULL, 1, NULL), ERR_TOO_LARGE);
     q.model[n - 200] = '\0';
-    assert_int_equal(rpc_call(client, PLACE, &q.base, 1000, on_done, NULL, 0, NULL), ERR_OK);
-    turn_until(done_ok == 1);
+    for (i = 0; i < 3; i++)
+        assert_int_equal(rpc_call(client, PLACE, &q.base, ANY_MS, on_done, NULL, 0, NULL), ERR_OK);
+    turn_until(done_ok == 3);
     free(q.model);
+}
+
+static void a_server_may_offer_rings_for_frames_as_large_as_over_nng(void **state)
+{
+    ring_bytes = 4 * RPC_NNG_FRAME_MAX;
+    a_request_larger_than_a_frame_is_refused(state);
+}
+
+static void answers_of_many_megabytes_travel_in_a_large_ring(void **state)
+{
+    Slipstream__V1__Empty empty;
+    unsigned i;
+
+    slipstream__v1__empty__init(&empty);
+    (void)state;
+    ring_bytes = 4 * RPC_NNG_FRAME_MAX;
+    server_start(7);
+    client_start();
+    status_bytes = 3u << 20;
+    for (i = 0; i < 5; i++)
+        rpc_call(client, GET_STATUS, &empty.base, ANY_MS, on_status, NULL, 1, NULL);
+    turn_until(done_ok == 5);
+    assert_int_equal(downs, 0);
 }
 
 static void one_way_calls_arrive_all_and_batched(void **state)
@@ -753,6 +791,24 @@ static void a_ring_that_stays_full_is_busy_for_calls_and_keeps_reports(void **st
     assert_int_equal(downs, 0);
 }
 
+static void a_ring_that_may_stand_still_keeps_its_calls(void **state)
+{
+    uint64_t until = clock_ms() + 20;
+
+    (void)state;
+    ring_busy_ms = ANY_MS;
+    server_start(7);
+    client_start();
+    fault_arm("ring_full", 1000000);
+    assert_int_equal(place(1, ANY_MS, NULL), ERR_OK);
+    while (clock_ms() < until)
+        loop_turn(loop, 5);
+    assert_int_equal(done_ok + done_other, 0);
+    fault_arm("ring_full", 0);
+    turn_until(done_ok == 1);
+    assert_int_equal(downs, 0);
+}
+
 static void a_carrier_that_refuses_a_frame_is_replaced_and_reports_survive(void **state)
 {
     (void)state;
@@ -890,6 +946,8 @@ int main(void)
         both_carriers(calls_without_room_are_refused_and_those_with_room_answered),
         both_carriers(statuses_travel_and_what_is_unknown_or_too_large_is_said_so),
         both_carriers(a_request_larger_than_a_frame_is_refused),
+        over_ring(a_server_may_offer_rings_for_frames_as_large_as_over_nng),
+        over_ring(answers_of_many_megabytes_travel_in_a_large_ring),
         both_carriers(one_way_calls_arrive_all_and_batched),
         both_carriers(a_late_answer_goes_to_who_wanted_it),
         both_carriers(a_call_that_nobody_answers_times_out),
@@ -904,6 +962,7 @@ int main(void)
         over_ring(a_ring_that_is_full_for_a_moment_loses_nothing),
 #ifdef SLIP_FAULTS
         over_ring(a_ring_that_stays_full_is_busy_for_calls_and_keeps_reports),
+        over_ring(a_ring_that_may_stand_still_keeps_its_calls),
         over_nng(a_carrier_that_refuses_a_frame_is_replaced_and_reports_survive),
         both_carriers(a_lost_answer_is_a_timeout_and_no_more),
 #endif

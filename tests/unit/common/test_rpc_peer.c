@@ -719,7 +719,7 @@ static void a_peer_that_damages_its_ring_loses_it(void **state)
     Slipstream__V1__HelloReply *reply;
     uint64_t ticket[3] = {UINT64_C(0x31676e6972706c73), SESSION, 0};
     char boot_id[40], byte;
-    struct ring_segment *s;
+    struct ring_shared *to_server;
     struct shm segment;
     int fd = stranger_new(), ring;
 
@@ -734,10 +734,11 @@ static void a_peer_that_damages_its_ring_loses_it(void **state)
     slipstream__v1__hello_reply__free_unpacked(reply, NULL);
     ring = dial(ring_path, SOCK_SEQPACKET);
     assert_int_equal(send(ring, ticket, sizeof(ticket), 0), sizeof(ticket));
-    assert_int_equal(shm_map_fd(take_segment(ring), sizeof(struct ring_segment), &segment), ERR_OK);
-    s = (struct ring_segment *)segment.head;
-    memset(s->to_server.data, 0xff, RING_BYTES);
-    atomic_store(&s->to_server.head, 800);
+    assert_int_equal(shm_map_fd(take_segment(ring), ring_segment_bytes(RPC_RING_BYTES), &segment),
+                     ERR_OK);
+    to_server = ring_in_segment(segment.head, RPC_RING_BYTES, true);
+    memset(to_server->data, 0xff, RPC_RING_BYTES);
+    atomic_store(&to_server->head, 800);
     assert_int_equal(send(ring, "", 1, 0), 1);
     turn_until(gones == 1); /* he says no hello again */
     assert_int_equal(recv(ring, &byte, 1, 0), 0);
