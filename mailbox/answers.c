@@ -217,6 +217,7 @@ static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_r
 {
     const char *texts[] = {r->tenant, r->workflow, r->key};
     size_t bytes = sizeof(struct answer) + r->answer_len, len[3], i;
+    struct list *next = &c->all_answers;
     struct answer *a;
     char *at;
 
@@ -234,7 +235,11 @@ static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_r
     a->id = r->id;
     memcpy(a->body_hash, r->body_hash, sizeof(a->body_hash));
     c->totals.bytes += bytes;
-    list_push(&c->all_answers, &a->in_all);
+    /* By id, which is by age, whatever order a store names them in. */
+    while (next->prev != &c->all_answers &&
+           container_of(next->prev, struct answer, in_all)->id > a->id)
+        next = next->prev;
+    list_insert(next, &a->in_all);
     hash_add(&c->answers, &a->hash, answer_hash(c, a->tenant, a->workflow, a->key));
     return a;
 }

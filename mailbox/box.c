@@ -254,14 +254,12 @@ void box_make_room(struct box *b, size_t payload_len)
 
 /* ---- the end ---- */
 
-static void end_all(struct list *copies, uint32_t *dropped)
+static void purge_all(struct list *copies, uint32_t *dropped)
 {
     struct list *n;
 
-    while ((n = list_first(copies)) != NULL) {
-        copy_end(container_of(n, struct copy, node));
-        *dropped += 1;
-    }
+    while ((n = list_first(copies)) != NULL)
+        copy_purge(container_of(n, struct copy, node), dropped);
 }
 
 /* The store may not have them yet: they go when it has. */
@@ -294,15 +292,13 @@ void box_drop(struct box *b, uint32_t *dropped)
     must(b->waiting == 0);
     box_close(b);
     do { /* what ends may let others of its group into the queue */
-        while (b->ready.first != NULL) {
-            copy_end(b->ready.first);
-            *dropped += 1;
-        }
+        while (b->ready.first != NULL)
+            copy_purge(b->ready.first, dropped);
         while (!list_is_empty(&b->deliveries))
             delivery_drop(container_of(list_first(&b->deliveries), struct delivery, in_box),
                           dropped);
-        end_all(&b->delayed, dropped);
-        end_all(&b->leased, dropped);
+        purge_all(&b->delayed, dropped);
+        purge_all(&b->leased, dropped);
     } while (b->ready.first != NULL);
     doom_new(b, dropped);
     box_rest(b);

@@ -14,6 +14,7 @@
 #define MBOX_KEPT_BYTES (1u << 20)
 #define MBOX_SAME_ID 64u        /* most messages of one id in a box */
 #define MBOX_REDRIVE_MAX 10000u /* of one event */
+#define MBOX_DUES_MAX 4096u     /* deadlines of copies of one step; the next one goes on */
 #define MBOX_COUNT_MORE 1000u   /* dead letters behind a page are counted up to here */
 #define MBOX_PLACE_BITS 56      /* of an arrival number in a place */
 
@@ -43,7 +44,8 @@ struct letter {
     uint32_t viewed;    /* low bits of the last step in which an action pointed here */
     uint16_t type_bits; /* two bits of a tree's mask */
     uint8_t priority;
-    bool single; /* lies behind its only copy */
+    bool single : 1; /* lies behind its only copy */
+    bool grouped : 1;
     char text[];
 };
 
@@ -98,6 +100,7 @@ struct copy {
     uint32_t hash;    /* of box and message id */
     uint8_t state;    /* enum copy_state */
     uint8_t dead;     /* enum mbox_dead */
+    uint8_t driven;   /* how often it was driven back, for receipts */
     bool busy : 1;    /* its group waits for it */
     bool renewed : 1; /* driven back: its life is not that of the letter */
     bool taken : 1;   /* handed out since the start */
@@ -309,12 +312,13 @@ void copy_appear(struct copy *k); /* shows one that is new there */
 void copy_arrive(struct copy *k); /* the same, at the tail */
 void copy_return(struct copy *k, uint32_t delay_ms, bool by_hand);
 void copy_done(struct copy *k);
+void copy_purge(struct copy *k, uint32_t *dropped); /* counts it there as well */
 void copy_die(struct copy *k, enum mbox_dead why);
 void copy_keep(struct copy *k, uint64_t until_ns);
 void copy_end(struct copy *k);   /* away, whatever it is; who calls counts why */
 void copy_abort(struct copy *k); /* NEW: the store never had it */
 void copy_mark(const struct copy *k, uint64_t due_ns);
-void copies_run(struct mbox_core *c); /* all deadlines that have passed */
+void copies_run(struct mbox_core *c); /* deadlines that have passed */
 
 /* group.c */
 bool copy_is_grouped(const struct copy *k);

@@ -204,6 +204,13 @@ void copy_abort(struct copy *k)
     copy_free(k, false);
 }
 
+void copy_purge(struct copy *k, uint32_t *dropped)
+{
+    k->box->core->totals.purged++;
+    *dropped += 1;
+    copy_end(k);
+}
+
 void copy_done(struct copy *k)
 {
     struct box *b = k->box;
@@ -316,9 +323,10 @@ static void on_due(struct copy *k)
 
 void copies_run(struct mbox_core *c)
 {
+    unsigned left = MBOX_DUES_MAX;
     struct copy *k;
 
-    while ((k = dues_first(&c->dues, c->now_ns)) != NULL) {
+    while (left-- > 0 && (k = dues_first(&c->dues, c->now_ns)) != NULL) {
         struct box *b = k->box;
 
         due_clear(k);

@@ -212,7 +212,6 @@ static void on_close(struct mbox_core *c, const struct mbox_event *e)
         left += box_live(b) - (e->close.purge ? b->count[COPY_NEW] : 0);
         box_rest(b);
     }
-    c->totals.purged += dropped;
     c->out->items[at].dropped = dropped;
     c->out->items[at].left = left;
 }

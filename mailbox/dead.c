@@ -53,6 +53,7 @@ static bool drive_back(struct copy *k)
     copy_leave(k);
     k->dead = MBOX_ALIVE;
     k->attempts = 0;
+    k->driven++;
     k->renewed = true;
     k->expires_ns = c->now_ns + k->letter->ttl_ms * UINT64_C(1000000);
     c->totals.redriven++;

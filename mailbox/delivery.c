@@ -42,14 +42,11 @@ void reader_rest(struct mbox_core *c, struct reader *r)
 
 /* ---- choosing ---- */
 
-/* A message whose time is over may still be queued in the very step that will drop it. */
 static bool is_wanted(const struct want *w, const struct copy *k)
 {
     const char *type;
     size_t i;
 
-    if (k->expires_ns <= k->box->core->now_ns)
-        return false;
     if (w->type_count == 0)
         return true;
     type = letter_get(k->letter, TEXT_TYPE);
@@ -92,6 +89,11 @@ static uint32_t pick(struct box *b, const struct want *w, struct list *to)
         uint64_t place = k->place;
 
         next = tree_next(k, masks, count);
+        if (k->expires_ns <= b->core->now_ns) { /* more have expired than one step ends */
+            copy_die(k, MBOX_DEAD_EXPIRED);
+            next = tree_seek(&b->ready, place, masks, count);
+            continue;
+        }
         if (!is_wanted(w, k))
             continue;
         if (picked != 0 && (picked >= w->max || weight + copy_weight(k) > MBOX_RECEIVE_BYTES))
@@ -258,10 +260,8 @@ void delivery_drop(struct delivery *d, uint32_t *dropped)
 {
     struct list *n;
 
-    while ((n = list_first(&d->copies)) != NULL) {
-        copy_end(container_of(n, struct copy, node));
-        *dropped += 1;
-    }
+    while ((n = list_first(&d->copies)) != NULL)
+        copy_purge(container_of(n, struct copy, node), dropped);
     delivery_free(d);
 }
 

@@ -15,7 +15,7 @@
 
 bool copy_is_grouped(const struct copy *k)
 {
-    return letter_get(k->letter, TEXT_GROUP)[0] != '\0';
+    return k->letter->grouped;
 }
 
 static uint64_t group_hash(const struct box *b, const char *name)

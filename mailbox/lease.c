@@ -35,11 +35,17 @@ static char *print(uint64_t n, unsigned len, char *dst)
     return dst + len;
 }
 
+/* Attempts begin anew when a dead letter is driven back; the number of the hand-out does not. */
+static uint64_t number_of(const struct copy *k)
+{
+    return (uint64_t)(k->driven & 7u) << 32 | k->attempts;
+}
+
 void receipt_print(const struct mbox_core *c, const struct copy *k, char *dst)
 {
     dst = print(c->epoch, DIGITS, dst);
     dst = print(k->id, DIGITS, dst);
-    dst = print(k->attempts, RECEIPT_LEN - 2 * DIGITS, dst);
+    dst = print(number_of(k), RECEIPT_LEN - 2 * DIGITS, dst);
     *dst = '\0';
 }
 
@@ -60,23 +66,25 @@ static bool scan(const char *src, unsigned len, uint64_t *out)
 }
 
 struct receipt {
-    uint64_t epoch, copy, attempts;
+    uint64_t epoch, copy, number;
 };
 
 static bool receipt_scan(const char *text, struct receipt *out)
 {
     return text != NULL && strlen(text) == RECEIPT_LEN && scan(text, DIGITS, &out->epoch) &&
            scan(text + DIGITS, DIGITS, &out->copy) &&
-           scan(text + 2 * DIGITS, RECEIPT_LEN - 2 * DIGITS, &out->attempts);
+           scan(text + 2 * DIGITS, RECEIPT_LEN - 2 * DIGITS, &out->number);
 }
 
 /* Nobody had the message since this receipt was given: its work may be called done. */
 static bool is_last(const struct mbox_core *c, const struct copy *k, const struct receipt *r)
 {
+    uint32_t attempts;
+
     if (r->epoch == c->epoch)
-        return k->taken && !k->returned && r->attempts == k->attempts;
-    return k->restored && !k->taken &&
-           (r->attempts == k->attempts || r->attempts == (uint64_t)k->attempts + 1);
+        return k->taken && !k->returned && r->number == number_of(k);
+    attempts = (uint32_t)r->number;
+    return k->restored && !k->taken && (attempts == k->attempts || attempts == k->attempts + 1);
 }
 
 static enum err ack_one(struct box *b, const struct mbox_ack *a, uint64_t *lease_end_ns)

@@ -43,6 +43,7 @@ struct letter *letter_new(struct mbox_core *c, const struct mbox_record *r, bool
     l->ttl_ms = (uint32_t)r->ttl_ms;
     l->payload_len = (uint32_t)r->payload_len;
     l->priority = (uint8_t)r->priority;
+    l->grouped = r->group[0] != '\0';
     bits = type_mask(r->type);
     l->type_bits = (uint16_t)(__builtin_ctzll(bits) | (63 - __builtin_clzll(bits)) << 6);
     for (i = 0, at = l->text; i < LETTER_TEXTS; at += len[i], i++)

@@ -210,6 +210,7 @@ static enum err put(struct mbox_core *c, const struct mbox_draft *d, struct mbox
         box_make_room(b, d->payload_len);
         copy_enter(k, COPY_NEW);
         k->delay_ms = d->delay_ms;
+        b->closing = false;
         box_rest(b);
         name_add(c, b->agent);
     }
@@ -298,11 +299,13 @@ static void appear(struct copy *k)
     b->sent++;
     c->totals.sent++;
     if (k->doomed) {
-        c->totals.purged++;
-        copy_end(k);
+        copy_purge(k, &(uint32_t){0});
         return;
     }
-    b->closing = false;
+    if (k->expires_ns <= c->now_ns) {
+        copy_die(k, MBOX_DEAD_EXPIRED);
+        return;
+    }
     copy_leave(k);
     if (delay_ms != 0)
         copy_delay(k, c->now_ns + delay_ms * UINT64_C(1000000));
