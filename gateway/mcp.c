@@ -205,24 +205,18 @@ static void on_call(struct gw_request *r)
 {
     struct mcp *m = r->mcp;
     const struct rpc_message *msg = &m->messages[m->at];
-    struct member params[RPC_MEMBERS];
-    const struct member *name = NULL, *args = NULL;
+    struct member args = msg->arguments;
     struct mcp_fault fault;
-    char text[64] = "";
-    size_t n = 0;
+    char text[64];
     enum err e;
 
-    if (msg->params != NULL && rpc_members(msg->params, msg->params_len, params, &n) == ERR_OK) {
-        name = rpc_member(params, n, "name");
-        args = rpc_member(params, n, "arguments");
-    }
-    if (args != NULL && args->value[0] == 'n')
-        args = NULL;
-    m->tool =
-        name != NULL && member_string(name->value, name->value_len, text, sizeof(text)) == ERR_OK
-            ? mcp_tool_find(text)
-            : MCP_TOOLS;
-    if (m->tool == MCP_TOOLS || (args != NULL && !rpc_is_object(args))) {
+    if (args.value != NULL && args.value[0] == 'n')
+        args = (struct member){.value = NULL};
+    m->tool = MCP_TOOLS;
+    if (msg->name.value != NULL &&
+        member_string(msg->name.value, msg->name.value_len, text, sizeof(text)) == ERR_OK)
+        m->tool = mcp_tool_find(text);
+    if (m->tool == MCP_TOOLS || (args.value != NULL && !rpc_is_object(&args))) {
         answer_error(r, RPC_PARAMS,
                      m->tool == MCP_TOOLS ? "There is no tool of this name; tools/list says which "
                                             "there are."
@@ -232,10 +226,9 @@ static void on_call(struct gw_request *r)
         return;
     }
     worker_label_count(r->gw, GW_M_mcp_calls, mcp_tool_name(m->tool), 1);
-    n = args != NULL ? args->value_len : 0;
     m->args = request_alloc(r, sizeof(*m->args));
-    e = mcp_args_read(m->tool, args != NULL ? args->value : NULL, n, &m->defaults,
-                      request_alloc(r, mcp_args_room(n)), m->args, &fault);
+    e = mcp_args_read(m->tool, args.value, args.value_len, &m->defaults,
+                      request_alloc(r, mcp_args_room(args.value_len)), m->args, &fault);
     if (e != ERR_OK)
         mcp_tool_failed(r, e, fault.param, fault.text, -1);
     else
@@ -444,6 +437,7 @@ static void judge(struct gw_request *r)
 
 void api_mcp(struct gw_request *r)
 {
+    struct rpc_message messages[RPC_MEMBERS];
     struct mcp *m;
     enum err e = head_check_mcp(r);
 
@@ -452,18 +446,21 @@ void api_mcp(struct gw_request *r)
         return;
     }
     m = request_alloc(r, sizeof(*m));
-    *m = (struct mcp){.messages = request_alloc(r, RPC_MEMBERS * sizeof(*m->messages))};
+    *m = (struct mcp){.count = 0};
     e = defaults_take(r, &m->defaults);
     if (e != ERR_OK) {
         respond_error(r, e, r->identity->err_param, NULL);
         return;
     }
-    e = rpc_parse(r->req->entity.base, r->req->entity.len, m->messages, RPC_MEMBERS, &m->count,
+    e = rpc_parse(r->req->entity.base, r->req->entity.len, messages, RPC_MEMBERS, &m->count,
                   &m->is_batch);
     if (e != ERR_OK) {
         respond_error(r, e, NULL, e == ERR_TOO_LARGE ? "A batch has at most 32 messages." : NULL);
         return;
     }
+    /* Waiting calls are many: each keeps only what it has. */
+    m->messages = request_alloc(r, (m->count + 1) * sizeof(*m->messages));
+    memcpy(m->messages, messages, m->count * sizeof(*messages));
     r->mcp = m;
     judge(r);
 }

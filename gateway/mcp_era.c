@@ -106,27 +106,24 @@ struct claim {
 
 static void claim_read(const struct rpc_message *m, struct claim *c)
 {
-    struct member params[RPC_MEMBERS], meta[RPC_MEMBERS];
+    struct member meta[RPC_MEMBERS];
     const struct member *v;
-    size_t n = 0, k = 0;
+    size_t n = 0;
 
     *c = (struct claim){.is_there = false};
-    if (m->params == NULL || rpc_members(m->params, m->params_len, params, &n) != ERR_OK)
+    c->has_name = m->name.value != NULL && member_string(m->name.value, m->name.value_len, c->name,
+                                                         sizeof(c->name)) == ERR_OK;
+    if (m->meta.value == NULL || !rpc_is_object(&m->meta) ||
+        rpc_members(m->meta.value, m->meta.value_len, meta, &n) != ERR_OK)
         return;
-    v = rpc_member(params, n, "name");
-    c->has_name =
-        v != NULL && member_string(v->value, v->value_len, c->name, sizeof(c->name)) == ERR_OK;
-    v = rpc_member(params, n, "_meta");
-    if (v == NULL || !rpc_is_object(v) || rpc_members(v->value, v->value_len, meta, &k) != ERR_OK)
-        return;
-    v = rpc_member(meta, k, META "protocolVersion");
+    v = rpc_member(meta, n, META "protocolVersion");
     c->is_there = v != NULL;
     c->is_text = v != NULL &&
                  member_string(v->value, v->value_len, c->version, sizeof(c->version)) == ERR_OK;
     c->version_len = c->is_text ? strlen(c->version) : 0;
-    v = rpc_member(meta, k, META "clientCapabilities");
+    v = rpc_member(meta, n, META "clientCapabilities");
     c->has_capabilities = v != NULL && rpc_is_object(v);
-    v = rpc_member(meta, k, META "clientInfo");
+    v = rpc_member(meta, n, META "clientInfo");
     c->info_is_wrong = v != NULL && !rpc_is_object(v);
 }
 

@@ -67,6 +67,34 @@ static void broken(struct rpc_message *m, const char *why)
     m->why = why;
 }
 
+static void part_find(const struct member *members, size_t count, const char *name,
+                      struct member *out)
+{
+    const struct member *m = rpc_member(members, count, name);
+
+    if (m != NULL)
+        *out = *m;
+}
+
+static void params_read(const struct member *params, struct rpc_message *m)
+{
+    struct member members[RPC_MEMBERS];
+    size_t n = 0;
+    enum err e = rpc_members(params->value, params->value_len, members, &n);
+
+    if (e != ERR_OK) {
+        broken(m, e == ERR_TYPE   ? "The member \"params\" must be an object."
+                  : e == ERR_BUSY ? "The member \"params\" has too many members."
+                                  : "A member of \"params\" appears twice.");
+        return;
+    }
+    m->params = params->value;
+    m->params_len = params->value_len;
+    part_find(members, n, "name", &m->name);
+    part_find(members, n, "arguments", &m->arguments);
+    part_find(members, n, "_meta", &m->meta);
+}
+
 static void message_read(const char *text, size_t len, struct rpc_message *m)
 {
     struct member members[RPC_MEMBERS];
@@ -101,16 +129,12 @@ static void message_read(const char *text, size_t len, struct rpc_message *m)
         m->kind = RPC_ANSWER;
     else if (method == NULL || method->value[0] != '"')
         broken(m, "The member \"method\" must be a string.");
-    else if (params != NULL && !rpc_is_object(params))
-        broken(m, "The member \"params\" must be an object.");
+    else if (params != NULL)
+        params_read(params, m);
     if (m->kind == RPC_BROKEN || m->kind == RPC_ANSWER)
         return;
     if (member_string(method->value, method->value_len, m->method, sizeof(m->method)) != ERR_OK)
         m->method[0] = '\0';
-    if (params != NULL) {
-        m->params = params->value;
-        m->params_len = params->value_len;
-    }
 }
 
 enum err rpc_parse(const char *body, size_t len, struct rpc_message *out, size_t max, size_t *count,

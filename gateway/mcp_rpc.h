@@ -41,7 +41,8 @@ struct rpc_message {
     char method[RPC_METHOD_BYTES]; /* unescaped; longer ones are "", which no method is called */
     const char *params;            /* raw, an object; NULL: absent */
     size_t params_len;
-    const char *why; /* static */
+    struct member name, arguments, meta; /* of params; value NULL: absent */
+    const char *why;                     /* static */
 };
 
 /*

@@ -25,16 +25,12 @@ static void json_must(struct buf *b)
 static void call(const struct rpc_message *m, struct buf *b)
 {
     static const struct mcp_defaults defaults = {"w", ""};
-    struct member params[RPC_MEMBERS];
-    const struct member *a = NULL;
+    const struct member *a = m->arguments.value != NULL ? &m->arguments : NULL;
     struct mcp_args *args = malloc(sizeof(*args));
     struct mcp_fault fault;
     char *room;
-    size_t n = 0;
 
     must(args != NULL);
-    if (m->params != NULL && rpc_members(m->params, m->params_len, params, &n) == ERR_OK)
-        a = rpc_member(params, n, "arguments");
     if (a != NULL && !rpc_is_object(a))
         a = NULL;
     room = malloc(mcp_args_room(a != NULL ? a->value_len : 0));

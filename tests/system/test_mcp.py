@@ -16,6 +16,7 @@ from support.wait import secs, wait_until
 
 HERE = Path(__file__).resolve().parent / "node" / "mcp"
 NODE = HERE / "node_modules" / ".bin" / "node"
+pytestmark = pytest.mark.asan_ok
 needs_node = pytest.mark.skipif(not NODE.exists(), reason="needs `npm ci` in tests/system/node/mcp")
 
 MODERN = "2026-07-28"
@@ -378,7 +379,7 @@ def test_batch_too_long(sim):
     (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600), (b'{"jsonrpc":"2.0","id":{},"method":"ping"}', -32600),
     (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', -32600), (b'{"jsonrpc":"2.0","id":1}', -32600),
     (b'{"jsonrpc":"2.0","id":1,"method":7}', -32600), (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', -32600),
-    (b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', -32600),
+    (b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', -32600), (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":1,"a":2}}', -32600),
     (b'{"jsonrpc":"2.0","id":1,"method":"ping","\\u006dethod":"tools/list"}', -32600)])
 def test_bad_json_rpc(sim, body, code):
     assert error_of(Agent(sim).post(body), 400)["code"] == code

@@ -40,6 +40,7 @@ static void a_path_may_name_workflow_and_agent(void **state)
         {"/wf/w/v1", "w", "", "/v1"},
         {"/wf/w/v1/models?a=/b", "w", "", "/v1/models?a=/b"},
         {"/wf/w/v1?x", "w", "", "/v1?x"},
+        {"/wf/w/agents/a/mcp", "w", "a", "/mcp"},
         {"/wf/a%20b%25/v1/x", "a b%", "", "/v1/x"},
         {"/wf/%C3%A9/agents/a%3Fb/v1/x", "\xc3\xa9", "a?b", "/v1/x"},
         {"/wf/w+1/agents/v1/v1/y", "w+1", "v1", "/v1/y"},
