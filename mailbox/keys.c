@@ -88,3 +88,8 @@ enum err keys_check(const struct keys *k, bool local, const char *key, bool *wor
     *tenant = NULL;
     return ERR_OK;
 }
+
+const char *keys_own(const struct keys *k)
+{
+    return k->count > 0 && k->items[0].tenant == NULL ? k->items[0].text : NULL;
+}

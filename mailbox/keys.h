@@ -22,5 +22,7 @@ void keys_free(struct keys *k);
  * for all keys. */
 enum err keys_check(const struct keys *k, bool local, const char *key, bool *worker,
                     const char **tenant);
+/* What we show to other processes of Slipstream; NULL: nothing. Borrowed. */
+const char *keys_own(const struct keys *k);
 
 #endif

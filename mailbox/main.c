@@ -7,6 +7,7 @@ int main(int argc, char **argv)
     struct proc_args args = {
         .name = "slipstream-mailbox",
         .summary = "Messages between the agents of a workflow.",
+        .check = store_check,
     };
     struct conf *conf = NULL;
     int rc;

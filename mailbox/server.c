@@ -20,41 +20,17 @@
 #include "proto/mailbox.pb-c.h"
 #include "mailbox/keys.h"
 #include "mailbox/meters.h"
+#include "mailbox/methods.h"
+#include "mailbox/notes.h"
 
 #define BEAT_NS (250 * NS_PER_MS)
 #define MAX_PEERS 1024
 #define RING_BYTES \
     (4 * RPC_NNG_FRAME_MAX) /* frames as large as over nng: a payload may have 3 MiB */
+#define REQUEST_STAYS (256u << 10)
+#define REQUEST_MAX (64u << 20) /* of one call, unpacked; the door lets nothing near it in */
 /* After a drain: time for the last answers to leave this process. */
 #define GOODBYE_NS (200 * NS_PER_MS)
-
-static struct mbox_limits limits_of(const struct conf_mailbox *c)
-{
-    return (struct mbox_limits){
-        .max_boxes = c->max_boxes,
-        .max_agents = c->max_agents,
-        .box_messages = c->box_messages,
-        .max_waiting = c->max_waiting,
-        .box_bytes = c->box_bytes,
-        .total_bytes = c->total_bytes,
-        .max_payload_bytes = c->max_payload_bytes,
-        .ttl_ns = c->ttl_ms * NS_PER_MS,
-        .max_wait_ns = c->max_wait_ms * NS_PER_MS,
-        .idle_ns = c->workflow_ttl_ms * NS_PER_MS,
-        .settle_ns = c->settle_ms * NS_PER_MS,
-        .workflow_messages = c->workflow_messages,
-        .total_messages = c->total_messages,
-        .workflow_bytes = c->workflow_bytes,
-        .drop_oldest = c->overflow == CONF_OVERFLOW_DROP_OLDEST,
-        .max_deliveries = c->max_deliveries,
-        .dead_messages = c->dead_messages,
-        .dead_ttl_ns = c->dead_ttl_ms * NS_PER_MS,
-        .max_lease_ns = c->max_lease_ms * NS_PER_MS,
-        .max_keep_ns = c->keep_ms * NS_PER_MS,
-        .key_window_ns = c->key_window_ms * NS_PER_MS,
-        .max_keys = c->max_keys,
-    };
-}
 
 /* ---- peers ---- */
 
@@ -157,23 +133,39 @@ static void on_beat(struct timer *t)
 {
     struct server *s = container_of(t, struct server, beat_timer);
 
-    meters_beat(s->meters);
+    meters_beat(s->meters, s->core);
     proc_alive();
     timer_start(loop_timers(s->loop), t, clock_ns() + BEAT_NS);
+}
+
+/* Every box that changed in this turn, to whoever shows it. */
+static void changes_tell(struct server *s)
+{
+    struct mbox_change change;
+
+    while (mbox_take_change(s->core, &change)) {
+        if (change.arrived != 0 && !change.gone)
+            notes_add(s->notes, &change);
+        meters_change(s->meters, &change);
+    }
+    notes_flush(s->notes);
+    meters_flush(s->meters, s->core, s->store, (uint32_t)s->peers.count);
 }
 
 static void on_turn_end(void *arg)
 {
     struct server *s = arg;
-    uint64_t next = mbox_next_deadline(s->core);
+    uint64_t next;
 
+    turn_end(&s->turn);
+    next = mbox_next_deadline(s->core);
     if (next == UINT64_MAX)
         timer_stop(loop_timers(s->loop), &s->core_timer);
     else if (!timer_is_running(&s->core_timer) || s->core_timer.at_ns != next)
         timer_start(loop_timers(s->loop), &s->core_timer, next);
     if (s->draining && !s->leaving)
         stop_when_drained(s);
-    meters_flush(s->meters, s->core, (uint32_t)s->peers.count);
+    changes_tell(s);
     rpc_server_flush(s->rpc);
 }
 
@@ -206,6 +198,7 @@ static void limits_apply(struct server *s, struct conf *conf, struct keys *keys)
 {
     struct mbox_event e = {.kind = MBOX_LIMITS};
 
+    reload_compare(s->conf, conf);
     conf_free(s->conf);
     keys_free(s->keys);
     s->conf = conf;
@@ -308,35 +301,80 @@ static enum err rpc_start(struct server *s, uint64_t epoch)
     return e;
 }
 
-static enum err server_open(struct server *s)
+/* What was there before this start. */
+static enum err messages_restore(struct server *s)
+{
+    uint64_t start = clock_ns();
+    struct mbox_store_stats stats;
+    struct mbox_totals t;
+    enum err e;
+
+    s->store->ops->stats(s->store, &stats);
+    log_info("restoring", "store=%s disk_bytes=%llu", s->store->ops->name,
+             (unsigned long long)stats.disk_bytes);
+    e = mbox_restore(s->core, start, clock_wall_ms());
+    if (e != ERR_OK) {
+        log_error("start_failed", "store=%s reason=\"its messages cannot be read: %s\"",
+                  s->store->ops->name, err_text(e));
+        return e;
+    }
+    mbox_totals(s->core, &t);
+    log_info("restored", "messages=%llu dead=%llu boxes=%u seconds=%.3f",
+             (unsigned long long)(t.queued + t.delayed), (unsigned long long)t.dead_now, t.boxes,
+             (double)(clock_ns() - start) / 1e9);
+    return ERR_OK;
+}
+
+static enum err core_open(struct server *s)
 {
     struct mbox_limits limits = limits_of(&s->conf->mailbox);
+    enum err e = store_open(s->conf, &s->store);
+
+    if (e != ERR_OK)
+        return e;
+    s->core = mbox_new(&limits, s->store, proc_random());
+    e = messages_restore(s);
+    if (e != ERR_OK)
+        return e;
+    e = meters_open(s->conf->common.run_dir, s->conf->mailbox.metrics_boxes, &s->meters);
+    if (e != ERR_OK)
+        log_error("start_failed", "reason=\"metrics: %s\"", err_text(e));
+    return e;
+}
+
+static enum err keys_open(struct server *s)
+{
     struct buf error = {0};
     enum err e = keys_load(s->conf, &s->keys, &error);
 
-    methods_check_service();
-    if (e != ERR_OK) {
+    if (e != ERR_OK)
         log_error("start_failed", "reason=\"%s\"", buf_cstr(&error));
-        buf_fini(&error);
-        return e;
-    }
+    buf_fini(&error);
+    return e;
+}
+
+static enum err server_open(struct server *s)
+{
+    enum err e = keys_open(s);
+
+    methods_check_service();
     hash_init(&s->peers);
+    region_init(&s->request, REQUEST_STAYS, REQUEST_MAX);
+    turn_init(&s->turn, s);
     s->start_ns = clock_ns();
     s->loop = loop_new();
     s->scratch = answer_scratch_new();
-    s->store = store_memory_open(s->conf->mailbox.compress_bytes);
-    s->core = mbox_new(&limits, s->store, proc_random());
-    e = meters_open(s->conf->common.run_dir, s->conf->mailbox.metrics_boxes, &s->meters);
-    if (e != ERR_OK) {
-        log_error("start_failed", "reason=\"metrics: %s\"", err_text(e));
+    if (e == ERR_OK)
+        e = core_open(s);
+    if (e != ERR_OK)
         return e;
-    }
     s->core_timer.fire = on_core_deadline;
     s->beat_timer.fire = on_beat;
     s->drain_timer.fire = on_drain_end;
     loop_on_signal(s->loop, SIGTERM, on_terminate, s);
     loop_on_signal(s->loop, SIGINT, on_terminate, s);
     loop_on_signal(s->loop, SIGHUP, on_reload, s);
+    notes_open(s->conf, keys_own(s->keys), s->loop, s->meters, &s->notes);
     e = rpc_start(s, proc_random());
     if (e == ERR_OK)
         loop_at_turn_end(s->loop, on_turn_end, s);
@@ -345,10 +383,15 @@ static enum err server_open(struct server *s)
 
 static void server_close(struct server *s)
 {
-    if (s->rpc != NULL)
+    if (s->rpc != NULL) {
+        turn_commit(&s->turn);
         rpc_server_close(s->rpc); /* on_gone for every peer */
-    if (s->meters != NULL)
-        meters_flush(s->meters, s->core, 0);
+    }
+    if (s->core != NULL && s->meters != NULL) {
+        turn_commit(&s->turn);
+        changes_tell(s);
+    }
+    notes_close(s->notes);
     mbox_free(s->core);
     if (s->store != NULL)
         s->store->ops->close(s->store);
@@ -357,6 +400,8 @@ static void server_close(struct server *s)
     meters_close(s->meters);
     hash_fini(&s->peers);
     free(s->due);
+    turn_fini(&s->turn);
+    region_fini(&s->request);
     if (s->loop != NULL)
         loop_free(s->loop);
     keys_free(s->keys);

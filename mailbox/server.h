@@ -7,11 +7,14 @@
 #include "common/rpc.h"
 #include "mailbox/core.h"
 #include "mailbox/hash.h"
+#include "mailbox/region.h"
+#include "mailbox/turn.h"
 
-/* The shell round the core: main.c, server.c, methods.c. One thread, one loop. */
+/* The shell round the core. One thread, one loop. */
 
 struct meters;
 struct keys;
+struct notes;
 struct answer_scratch;
 
 /* One client. Owned by the server from its hello until it is gone. */
@@ -41,7 +44,10 @@ struct server {
     struct mbox_actions out;
     struct meters *meters;
     struct keys *keys;
+    struct notes *notes;
     struct answer_scratch *scratch;
+    struct region request; /* what the call under way was unpacked into */
+    struct turn turn;
     struct settle_due *due;
     size_t due_len, due_cap;
     struct hash peers;
@@ -55,12 +61,28 @@ struct server {
  * reload replaces it: s->conf is what to free. */
 int server_run(struct conf **conf, const char *conf_path);
 
-/* methods.c */
+/* setup.c */
+struct mbox_limits limits_of(const struct conf_mailbox *c);
+/* Where the store of these settings lies. */
+const char *store_path_of(const struct conf *c, char *dst, size_t size);
+/* The log says why not. ERR_CONF: its file was damaged, or is not ours, and was moved aside. */
+enum err store_open(const struct conf *c, struct mbox_store **out);
+/* For --check. */
+enum err store_check(const struct conf *c, struct buf *words);
+/* Says in the log which new settings wait for the next start. */
+void reload_compare(const struct conf *old, const struct conf *new);
+
+/* answer.c */
 struct answer_scratch *answer_scratch_new(void);
 void answer_scratch_free(struct answer_scratch *a);
-void methods_check_service(void); /* the table here and mailbox.proto agree, or must() */
-void methods_call(struct server *s, struct peer *p, unsigned method, uint64_t token,
-                  const uint8_t *body, size_t len);
+/* What a RECEIVE, PEEK or DEAD brought, into r: good until the next step or answer. */
+struct Slipstream__V1__ReceiveReply;
+void answer_fill(struct server *s, const struct mbox_action *a,
+                 struct Slipstream__V1__ReceiveReply *r);
+/* After that answer went to the channel (ERR_OK), or did not. */
+void answer_given(struct server *s, const struct mbox_action *a, uint64_t peer, enum err e);
+/* A time of the core's clock for people. */
+uint64_t answer_wall_ms(uint64_t then_ns, uint64_t now_ns, uint64_t now_wall_ms);
 /* One event through the core, then everything that it set off besides the caller's own reply. */
 void server_step(struct server *s, const struct mbox_event *e);
 void server_finish_step(struct server *s);

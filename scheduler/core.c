@@ -408,6 +408,20 @@ static enum err on_agent_note(struct core *c, const struct workflow_event *ev)
     return err;
 }
 
+/* Mail alone brings nobody into being: an agent is known by its requests. */
+static void on_mail(struct core *c, const struct mail_event *ev)
+{
+    struct workflow *w = core_workflow_find(c, ev->tenant, ev->id);
+    struct agent *a = w != NULL ? agent_find(c, w, ev->agent) : NULL;
+    uint64_t age_ms;
+
+    if (a == NULL)
+        return;
+    w->mails = ev->messages > UINT32_MAX - w->mails ? UINT32_MAX : w->mails + ev->messages;
+    age_ms = (c->now - w->created_ns) / NS_PER_MS;
+    a->mail_ms = age_ms < UINT32_MAX ? (uint32_t)age_ms : UINT32_MAX;
+}
+
 static enum err on_tick(struct core *c)
 {
     timers_run(&c->timers, c->now);
@@ -452,6 +466,9 @@ static enum err event_take(struct core *c, const struct event *ev)
         return ERR_OK;
     case EV_AGENT_NOTE:
         return on_agent_note(c, &ev->workflow);
+    case EV_MAIL:
+        on_mail(c, &ev->mail);
+        return ERR_OK;
     case EV_POLICY_SET:
         return conf_apply(c, &ev->conf);
     case EV_TICK:
@@ -463,8 +480,8 @@ static enum err event_take(struct core *c, const struct event *ev)
 static bool may_make_room(enum event_type type)
 {
     return type != EV_QUERY && type != EV_DISPATCHED && type != EV_RESUME &&
-           type != EV_AGENT_NOTE && type != EV_WF_RESTORE && type != EV_KV_STORED &&
-           type != EV_KV_REMOVED && type != EV_ENGINE_STATS;
+           type != EV_AGENT_NOTE && type != EV_MAIL && type != EV_WF_RESTORE &&
+           type != EV_KV_STORED && type != EV_KV_REMOVED && type != EV_ENGINE_STATS;
 }
 
 enum err core_step(struct core *c, uint64_t now_ns, const struct event *ev, struct actions *out)

@@ -115,6 +115,7 @@ enum event_type {
     EV_WF_END,        /* workflow */
     EV_WF_RESTORE,    /* restore: what a predecessor knew */
     EV_AGENT_NOTE,    /* workflow: tenant, id, agent */
+    EV_MAIL,          /* mail: messages wait for an agent; unknown ones are none of ours */
     EV_POLICY_SET,    /* conf: policy names, bounds and times; tables keep their sizes */
     EV_TICK           /* due deadlines */
 };
@@ -199,6 +200,11 @@ struct workflow_event {
     bool purge; /* EV_WF_END: also revoke what is in flight */
 };
 
+struct mail_event {
+    struct text tenant, id, agent;
+    uint32_t messages;
+};
+
 struct restore_event {
     uint64_t key_lo, key_hi;
     uint32_t engine; /* its index now, or ENGINE_NONE */
@@ -216,6 +222,7 @@ struct event {
         struct query query;
         struct report_event report;
         struct workflow_event workflow;
+        struct mail_event mail;
         struct restore_event restore;
         struct stats_event stats;
         struct kv_event kv;

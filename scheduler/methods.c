@@ -553,6 +553,30 @@ static enum err on_note_agent(const struct call *c)
     return err;
 }
 
+static enum err on_note_mail(const struct call *c)
+{
+    const Slipstream__V1__MailNotes *notes = c->request;
+    enum err err = ERR_OK;
+
+    for (size_t i = 0; i < notes->n_notes; i++) {
+        const Slipstream__V1__MailNote *note = notes->notes[i];
+        struct event ev = {.type = EV_MAIL};
+        struct workflow_event who;
+        enum err bad = wire_ref(note->tenant, note->workflow_id, note->agent_id, &who);
+
+        if (bad != ERR_OK) { /* the others count all the same */
+            err = bad;
+            continue;
+        }
+        ev.mail = (struct mail_event){who.tenant, who.id, who.agent, note->messages};
+        server_step(c->server, &ev);
+        stats_mail(&c->server->stats, note->messages);
+    }
+    if (err == ERR_OK)
+        reply(c, ERR_OK, NULL);
+    return err;
+}
+
 /* ---- decisions ---- */
 
 static bool is_explained(const struct call *c, const struct explained *d)
@@ -670,6 +694,7 @@ static const struct method {
     {"Explain", on_explain, false},
     {"GetPolicies", policies_reply, false},
     {"SetPolicy", on_set_policy, true},
+    {"NoteMail", on_note_mail, true},
 };
 
 void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,

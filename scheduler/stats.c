@@ -51,6 +51,7 @@ enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows)
     st->step = metric_get(st->metric, M_step, NULL);
     st->refused = metric_get(st->metric, M_calls_refused, NULL);
     st->waited = metric_get(st->metric, M_waited, NULL);
+    st->mail = metric_get(st->metric, M_mail, NULL);
     return ERR_OK;
 }
 
@@ -74,6 +75,11 @@ void stats_call(struct stats *st, const char *method, unsigned index, double sec
 void stats_call_refused(struct stats *st)
 {
     metric_add(st->refused, 1);
+}
+
+void stats_mail(struct stats *st, uint32_t messages)
+{
+    metric_add(st->mail, messages);
 }
 
 void stats_waited(struct stats *st, uint64_t waited_ns)

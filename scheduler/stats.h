@@ -36,13 +36,14 @@ struct stats {
     uint32_t engine_generation[ENGINES_MAX];
     struct metric_series *engine_series[ENGINES_MAX][STATS_ENGINE_ROWS];
     struct stats_feed feeds[ENGINES_MAX];
-    struct metric_series *calls[32], *step, *refused, *waited;
+    struct metric_series *calls[32], *step, *refused, *waited, *mail;
 };
 
 enum err stats_open(struct stats *st, const char *run_dir, uint32_t workflows);
 void stats_close(struct stats *st);
 void stats_call(struct stats *st, const char *method, unsigned index, double seconds);
 void stats_call_refused(struct stats *st);
+void stats_mail(struct stats *st, uint32_t messages);
 /* A request that waited has been placed or refused; model time. */
 void stats_waited(struct stats *st, uint64_t waited_ns);
 /* One request of w has ended (ACT_FINISHED). w is NULL when the workflow has ended with it. */

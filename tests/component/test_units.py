@@ -64,6 +64,12 @@ def test_a_worker_that_starts_leaves_the_shared_socket_nonblocking():
     assert "\nNonBlocking=yes\n" in (UNITS / "slipstream-gateway@.service.in").read_text()
 
 
+def test_a_restarted_mailbox_finds_its_messages():
+    """systemd otherwise removes a RuntimeDirectory whenever its service ends."""
+    text = (UNITS / "slipstream-mailbox.service.in").read_text()
+    assert "\nRuntimeDirectory=slipstream/mailbox\n" in text and "\nRuntimeDirectoryPreserve=yes\n" in text
+
+
 @needs_systemd
 @pytest.mark.parametrize("name", [*SERVICES, "slipstream-gateway.socket", "slipstream.target", "slipstream-gateway@1.socket"])
 def test_verify(units, name):

@@ -381,6 +381,39 @@ static void metrics_name_a_workflow_until_it_ends(void **state)
     link_close(&l);
 }
 
+static void mail_is_counted_and_only_trusted_peers_tell_of_it(void **state)
+{
+    Slipstream__V1__MailNote items[2], *notes[2] = {&items[0], &items[1]};
+    Slipstream__V1__MailNotes mail;
+    struct buf text = {0};
+    char run[100];
+    struct link l, other;
+
+    (void)state;
+    slipstream__v1__mail_notes__init(&mail);
+    mail.notes = notes;
+    mail.n_notes = 2;
+    for (int i = 0; i < 2; i++) {
+        slipstream__v1__mail_note__init(&items[i]);
+        items[i].workflow_id = items[i].agent_id = (char *)(uintptr_t) "w";
+        items[i].messages = 3;
+    }
+    snprintf(run, sizeof(run), "%s/run", dir);
+    link_open(&l);
+    link_start(&other, "sesame");
+    link_wait_up(&other, 1);
+    assert_int_equal(call(&other, NOTE_MAIL, &mail.base), ERR_DENIED);
+    assert_int_equal(call(&l, NOTE_MAIL, &mail.base), ERR_OK);
+    items[0].workflow_id = (char *)(uintptr_t) ""; /* the other one counts all the same */
+    assert_int_equal(call(&l, NOTE_MAIL, &mail.base), ERR_ID);
+    assert_null(workflow_get(&l, "w")); /* mail alone makes no workflow */
+    assert_int_equal(metric_expose(run, NULL, &text), ERR_OK);
+    assert_non_null(strstr(buf_cstr(&text), "\nslipstream_scheduler_mail_total 9\n"));
+    buf_fini(&text);
+    link_close(&other);
+    link_close(&l);
+}
+
 static void time_scale_is_undone_on_the_way_out(void **state)
 {
     Slipstream__V1__Workflow *w;
@@ -494,6 +527,7 @@ int main(void)
         BOTH(rows_that_the_predecessor_died_in_are_left_out),
         BOTH(garbage_in_place_of_the_segment_is_replaced),
         BOTH(metrics_name_a_workflow_until_it_ends),
+        BOTH(mail_is_counted_and_only_trusted_peers_tell_of_it),
         BOTH(time_scale_is_undone_on_the_way_out),
         BOTH(client_with_a_key_sees_its_own_tenant_only),
         BOTH(revoked_requests_are_told_to_their_worker),

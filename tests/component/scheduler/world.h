@@ -53,7 +53,8 @@ enum {
     NOTE,
     EXPLAIN,
     GET_POLICIES,
-    SET_POLICY
+    SET_POLICY,
+    NOTE_MAIL
 };
 
 typedef Slipstream__V1__Query query_msg;

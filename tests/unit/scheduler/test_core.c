@@ -261,6 +261,34 @@ static void agent_is_active_for_a_minute_after_its_last_request(void **state)
     fixture_close(&f);
 }
 
+static void mail_is_noted_on_an_agent_that_is_known_and_makes_nobody_known(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    struct event mail = {
+        .type = EV_MAIL,
+        .mail = {.id = text_of("w"), .agent = text_of("a"), .messages = UINT32_MAX - 2}};
+    struct fixture f;
+    const struct agent *a;
+
+    (void)state;
+    fixture_open(&f, &conf, 1);
+    assert_int_equal(step(&f, &mail), ERR_OK);
+    assert_null(workflow(&f, "w"));
+    place(&f, "w", "a");
+    f.now += NS_PER_S;
+    assert_int_equal(step(&f, &mail), ERR_OK);
+    a = agent_find(f.core, workflow(&f, "w"), text_of("a"));
+    assert_int_equal(workflow(&f, "w")->mails, UINT32_MAX - 2);
+    assert_int_equal(a->mail_ms, 1000);
+    mail.mail.messages = 7; /* a count that is full stays full */
+    step(&f, &mail);
+    assert_int_equal(workflow(&f, "w")->mails, UINT32_MAX);
+    mail.mail.agent = text_of("nobody");
+    assert_int_equal(step(&f, &mail), ERR_OK);
+    assert_int_equal(workflow(&f, "w")->agent_count, 1);
+    fixture_close(&f);
+}
+
 static void tenants_are_separate(void **state)
 {
     struct core_conf conf = fixture_conf();
@@ -530,6 +558,7 @@ int main(void)
         cmocka_unit_test(full_table_ends_the_workflow_that_was_idle_longest),
         cmocka_unit_test(agents_of_a_workflow_are_limited),
         cmocka_unit_test(agent_is_active_for_a_minute_after_its_last_request),
+        cmocka_unit_test(mail_is_noted_on_an_agent_that_is_known_and_makes_nobody_known),
         cmocka_unit_test(tenants_are_separate),
         cmocka_unit_test(long_names_are_kept_whole),
         cmocka_unit_test(listing_goes_from_the_newest_to_the_oldest),

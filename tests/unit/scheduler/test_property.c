@@ -145,6 +145,12 @@ static void draw_event(struct world *w, struct event *ev)
                                              .home_tokens = draw(w, 90000)};
         workflow_key(text_of(""), text_draw(w, w->workflow, sizeof(w->workflow), "workflow-", 90),
                      &ev->restore.key_lo, &ev->restore.key_hi);
+    } else if (n < 980) {
+        ev->type = EV_MAIL;
+        ev->mail = (struct mail_event){
+            .id = text_draw(w, w->workflow, sizeof(w->workflow), "workflow-", 90),
+            .agent = text_draw(w, w->agent, sizeof(w->agent), "agent-", 12),
+            .messages = draw(w, 5)};
     } else {
         ev->type = EV_TICK;
     }
