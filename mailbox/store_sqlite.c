@@ -45,6 +45,7 @@ static enum err sqlite_append(struct mbox_store *store, const struct mbox_record
         s->fresh_bytes += packed.len;
     }
     s->payload_bytes += packed.len;
+    s->held++;
     store_sqlite_row(s, r, *ref);
     *stored = packed.len;
     return ERR_OK;
@@ -87,6 +88,7 @@ void store_sqlite_item_end(struct sqlite_store *s, struct item *item, uint64_t r
     else if (item->bytes != NULL)
         s->fresh_bytes -= len;
     s->payload_bytes -= len;
+    s->held--;
     free(item->bytes);
     refs_give(&s->refs, item, ref);
 }

@@ -14,7 +14,7 @@
 #define STORE_VERSION 1
 #define STORE_PAGE_BYTES 8192
 #define STORE_AUTO_VACUUM "INCREMENTAL"
-#define STORE_CHECKPOINT_BYTES (8u << 20) /* of the WAL, before it is written back */
+#define STORE_CHECKPOINT_BYTES (4u << 20) /* of the WAL, before it is written back */
 #define STORE_WAL_KEPT_BYTES "67108864"   /* a WAL that one big commit made longer is cut to this */
 
 /* Statements, prepared once. */
@@ -69,6 +69,7 @@ struct sqlite_store {
     struct packer packer;
     struct refs refs;
     uint64_t cache_bytes, cached_bytes, payload_bytes;
+    uint64_t held; /* messages */
 
     /* since the last good commit */
     struct buf rows;     /* struct fresh_row after struct fresh_row */
@@ -115,14 +116,18 @@ bool store_sqlite_withdraw(struct sqlite_store *s, uint64_t answer);
 enum err store_sqlite_write_ahead(struct sqlite_store *s);
 enum err store_sqlite_commit(struct sqlite_store *s);
 
+/* store_sqlite_tidy.c */
+void store_sqlite_tidy(struct sqlite_store *s); /* after a good commit */
+
 /* store_sqlite_scan.c */
-struct row_text { /* the texts of a message in the order of its columns */
-    const char *text[8];
-    size_t len[8];
+struct row_text { /* the texts of a message in the order of its columns, then its agent */
+    const char *text[9];
+    size_t len[9];
 };
 /* Over what never changes of a message (lower half), and over its payload (upper half). */
 uint64_t message_sum(uint64_t row, const struct row_text *texts, uint32_t priority,
                      uint64_t created_ms, uint64_t ttl_ms, const struct packed *payload);
+uint64_t copy_sum(uint64_t row, uint64_t id, const char *agent, size_t len);
 /* texts: tenant, workflow, key and the answer, one behind the other. */
 uint64_t answer_sum(uint64_t id, const char *texts, const uint32_t len[4],
                     const uint64_t body_hash[2], uint64_t expires_ms);

@@ -204,22 +204,23 @@ static int db_create(struct sqlite_store *s)
 
     /* In one transaction, and before WAL: a crash leaves an empty file or a complete one. The
      * payload comes last in its row, so that the rest is read without its overflow pages. */
-    snprintf(sql, sizeof(sql),
-             "PRAGMA page_size=%d; PRAGMA auto_vacuum=%s; BEGIN EXCLUSIVE;"
-             "PRAGMA application_id=%d; PRAGMA user_version=%d;"
-             "CREATE TABLE message(id INTEGER PRIMARY KEY, tenant TEXT, workflow TEXT,"
-             " message_id TEXT, source TEXT, type TEXT, correlation_id TEXT, reply_to TEXT,"
-             " in_group TEXT, priority INT, created_ms INT, ttl_ms INT, agent TEXT, expires_ms INT,"
-             " due_ms INT, attempts INT, dead INT, dead_ms INT, raw_len INT, sum INT,"
-             " payload BLOB);"
-             "CREATE TABLE copy(message INT, id INT, agent TEXT, expires_ms INT, due_ms INT,"
-             " attempts INT, dead INT, dead_ms INT, PRIMARY KEY(message, id)) WITHOUT ROWID;"
-             "CREATE TABLE state(id INTEGER PRIMARY KEY, expires_ms INT, due_ms INT, attempts INT,"
-             " dead INT, dead_ms INT);"
-             "CREATE TABLE answer(id INTEGER PRIMARY KEY, tenant TEXT, workflow TEXT, key TEXT,"
-             " hash_low INT, hash_high INT, expires_ms INT, sum INT, answer BLOB);"
-             "COMMIT",
-             STORE_PAGE_BYTES, STORE_AUTO_VACUUM, STORE_APPLICATION_ID, STORE_VERSION);
+    snprintf(
+        sql, sizeof(sql),
+        "PRAGMA page_size=%d; PRAGMA auto_vacuum=%s; BEGIN EXCLUSIVE;"
+        "PRAGMA application_id=%d; PRAGMA user_version=%d;"
+        "CREATE TABLE message(id INTEGER PRIMARY KEY, tenant TEXT, workflow TEXT,"
+        " message_id TEXT, source TEXT, type TEXT, correlation_id TEXT, reply_to TEXT,"
+        " in_group TEXT, priority INT, created_ms INT, ttl_ms INT, agent TEXT, expires_ms INT,"
+        " due_ms INT, attempts INT, dead INT, dead_ms INT, raw_len INT, sum INT,"
+        " payload BLOB);"
+        "CREATE TABLE copy(message INT, id INT, agent TEXT, expires_ms INT, due_ms INT,"
+        " attempts INT, dead INT, dead_ms INT, sum INT, PRIMARY KEY(message, id)) WITHOUT ROWID;"
+        "CREATE TABLE state(id INTEGER PRIMARY KEY, expires_ms INT, due_ms INT, attempts INT,"
+        " dead INT, dead_ms INT);"
+        "CREATE TABLE answer(id INTEGER PRIMARY KEY, tenant TEXT, workflow TEXT, key TEXT,"
+        " hash_low INT, hash_high INT, expires_ms INT, sum INT, answer BLOB);"
+        "COMMIT",
+        STORE_PAGE_BYTES, STORE_AUTO_VACUUM, STORE_APPLICATION_ID, STORE_VERSION);
     return sqlite3_exec(s->db, sql, NULL, NULL, NULL);
 }
 

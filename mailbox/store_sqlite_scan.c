@@ -42,7 +42,7 @@ static uint32_t head_sum(uint64_t row, const struct row_text *t, const uint64_t 
     uint64_t sum = XXH3_64bits_withSeed(numbers, 3 * sizeof(numbers[0]), row);
     size_t i;
 
-    for (i = 0; i < 8; i++)
+    for (i = 0; i < 9; i++)
         sum = XXH3_64bits_withSeed(t->text[i], t->len[i], sum + t->len[i]);
     return (uint32_t)sum;
 }
@@ -58,6 +58,11 @@ uint64_t message_sum(uint64_t row, const struct row_text *texts, uint32_t priori
     const uint64_t numbers[3] = {priority, created_ms, ttl_ms};
 
     return (uint64_t)payload_sum(row, payload) << 32 | head_sum(row, texts, numbers);
+}
+
+uint64_t copy_sum(uint64_t row, uint64_t id, const char *agent, size_t len)
+{
+    return XXH3_64bits_withSeed(agent, len, row << 32 ^ id);
 }
 
 uint64_t answer_sum(uint64_t id, const char *texts, const uint32_t len[4],
@@ -187,7 +192,8 @@ static bool copies_read(struct reader *r, uint64_t row, size_t *count, int *rc)
         size_t len;
 
         is_good = column_number(st, 0, INT64_MAX, &c->id) && column_text(st, 1, &agent, &len) &&
-                  column_copy(st, 2, c);
+                  column_copy(st, 2, c) &&
+                  copy_sum(row, c->id, agent, len) == (uint64_t)sqlite3_column_int64(st, 7);
         if (!is_good)
             break;
         c->agent = (const char *)(uintptr_t)r->agents.len; /* the buffer moves while it grows */
@@ -232,6 +238,11 @@ static bool message_read(struct reader *r, struct mbox_record *out, uint64_t *ro
         return false;
     raw_len = stored;
     if (is_packed && (!column_number(st, COL_RAW_LEN, MBOX_PAYLOAD_MAX, &raw_len) || stored == 0))
+        return false;
+    t.text[8] = "";
+    t.len[8] = 0;
+    if (sqlite3_column_type(st, COL_AGENT) != SQLITE_NULL &&
+        !column_text(st, COL_AGENT, &t.text[8], &t.len[8]))
         return false;
     numbers[0] = priority;
     numbers[1] = out->created_ms;
@@ -291,6 +302,7 @@ static enum err message_take(struct reader *r, const struct mbox_scan *calls, in
     item->row = row;
     item->slot.word = word | (is_shared ? ITEM_SHARED : 0) | (is_marked ? ITEM_MARKED : 0);
     s->payload_bytes += word & REST_LEN;
+    s->held++;
     if (cache_fill(s, item) != ERR_OK)
         return ERR_CONF;
     calls->message(calls->arg, ref, word & REST_LEN, &record);

@@ -230,6 +230,7 @@ static int write_copy(struct sqlite_store *s, const struct fresh_row *r, const s
     bind_number(st, 6, c->attempts);
     bind_number(st, 7, c->dead);
     bind_number(st, 8, c->dead_ms);
+    bind_number(st, 9, copy_sum(r->row, c->id, (const char *)r + c->agent, c->agent_len));
     return run(s, ST_copy);
 }
 
@@ -268,6 +269,8 @@ static int write_row(struct sqlite_store *s, const struct fresh_row *r, const st
         bind_text(st, 2 + (int)i, text, r->len[i]);
         text += r->len[i];
     }
+    texts.text[8] = (const char *)r + r->copies[0].agent;
+    texts.len[8] = r->copy_count > 1 ? 0 : r->copies[0].agent_len;
     bind_number(st, 10, r->priority);
     bind_number(st, 11, r->created_ms);
     bind_number(st, 12, r->ttl_ms);
@@ -551,26 +554,6 @@ enum err store_sqlite_write_ahead(struct sqlite_store *s)
     return ERR_STORE;
 }
 
-/* The frames of the WAL go into the database file, so that it starts again at its front. */
-static void checkpoint(struct sqlite_store *s)
-{
-    int rc;
-
-    if (s->wal_pages < s->checkpoint_at)
-        return;
-    rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-    store_sqlite_measure(s);
-    if (rc == SQLITE_OK) {
-        s->checkpoint_at = STORE_CHECKPOINT_BYTES / s->page_size;
-        s->checkpoint_failing = false;
-        return;
-    }
-    s->checkpoint_at = s->wal_pages + STORE_CHECKPOINT_BYTES / s->page_size;
-    if (!s->checkpoint_failing)
-        log_warn("store_checkpoint_fails", "path=%s error=\"%s\"", s->path, sqlite3_errmsg(s->db));
-    s->checkpoint_failing = true;
-}
-
 enum err store_sqlite_commit(struct sqlite_store *s)
 {
     int rc;
@@ -598,6 +581,6 @@ enum err store_sqlite_commit(struct sqlite_store *s)
     rows_stay(s);
     s->changes.len = s->changes.kept = 0;
     s->gone.len = s->gone.kept = 0;
-    checkpoint(s);
+    store_sqlite_tidy(s);
     return ERR_OK;
 }

@@ -8,6 +8,8 @@
 
 #include <cmocka.h>
 
+#include <malloc.h>
+
 #include "common/fault.h"
 #include "mailbox/store.h"
 
@@ -122,6 +124,96 @@ static void a_full_store_says_so_and_keeps_nothing(void **state)
 #endif
 }
 
+static void a_failed_commit_drops_what_came_since_the_last(void **state)
+{
+#ifdef SLIP_FAULTS
+    struct mbox_store *s = store_memory_open(64);
+    struct mbox_store_stats stats;
+    struct buf b = {0};
+    uint64_t kept, dropped;
+    size_t stored;
+
+    (void)state;
+    assert_int_equal(put(s, "kept", 4, &kept, &stored), ERR_OK);
+    assert_int_equal(s->ops->commit(s), ERR_OK);
+    assert_int_equal(put(s, "dropped", 7, &dropped, &stored), ERR_OK);
+    fault_arm("store_commit_fails", 1);
+    assert_int_equal(s->ops->commit(s), ERR_STORE);
+    assert_int_equal(s->ops->get(s, dropped, &b), ERR_NOT_FOUND);
+    check_round_trip(s, "kept", 4, kept);
+    s->ops->stats(s, &stats);
+    assert_true(stats.failing);
+    assert_int_equal(stats.failed_commits, 1);
+    assert_int_equal(s->ops->commit(s), ERR_OK);
+    s->ops->stats(s, &stats);
+    assert_false(stats.failing);
+    s->ops->close(s);
+#else
+    (void)state;
+    skip();
+#endif
+}
+
+static void refs_of_the_past_find_nothing_however_slots_are_used_again(void **state)
+{
+    enum { COUNT = 3000 };
+    struct mbox_store *s = store_memory_open(4096);
+    uint64_t *live = calloc(COUNT, sizeof(live[0])), *past = calloc(COUNT, sizeof(past[0]));
+    uint64_t random = 1;
+    struct buf b = {0};
+    size_t stored;
+    uint32_t i, at;
+
+    (void)state;
+    for (i = 0; i < 20 * COUNT; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        at = (uint32_t)(random >> 33) % COUNT;
+        if (live[at] == 0) {
+            assert_int_equal(put(s, &at, sizeof(at), &live[at], &stored), ERR_OK);
+            continue;
+        }
+        check_round_trip(s, (const char *)&at, sizeof(at), live[at]);
+        if (past[at] != 0) {
+            s->ops->remove(s, past[at], 0, true);
+            assert_int_equal(s->ops->get(s, past[at], &b), ERR_NOT_FOUND);
+        }
+        s->ops->remove(s, live[at], 0, true);
+        past[at] = live[at];
+        live[at] = 0;
+    }
+    for (at = 0, stored = 0; at < COUNT; at++)
+        stored += live[at] != 0 ? sizeof(at) : 0;
+    assert_int_equal(bytes_of(s), stored);
+    free(live);
+    free(past);
+    s->ops->close(s);
+}
+
+static void a_payload_costs_at_most_40_bytes_beside_its_own(void **state)
+{
+#ifndef SLIP_SANITIZED
+    enum { COUNT = 100000, LEN = 1024 };
+    struct mbox_store *s = store_memory_open(4096);
+    static char payload[LEN];
+    struct mallinfo2 before = mallinfo2(), after;
+    uint64_t ref;
+    size_t stored, i;
+
+    (void)state;
+    for (i = 0; i < COUNT; i++) {
+        assert_int_equal(put(s, payload, LEN, &ref, &stored), ERR_OK);
+        assert_int_equal(s->ops->commit(s), ERR_OK);
+    }
+    after = mallinfo2();
+    assert_in_range(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd, COUNT * LEN,
+                    COUNT * (LEN + 40));
+    s->ops->close(s);
+#else
+    (void)state;
+    skip();
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -129,6 +221,9 @@ int main(void)
         cmocka_unit_test(a_dropped_id_finds_nothing_even_when_its_slot_is_used_again),
         cmocka_unit_test(a_payload_beyond_the_ceiling_is_refused),
         cmocka_unit_test(a_full_store_says_so_and_keeps_nothing),
+        cmocka_unit_test(a_failed_commit_drops_what_came_since_the_last),
+        cmocka_unit_test(refs_of_the_past_find_nothing_however_slots_are_used_again),
+        cmocka_unit_test(a_payload_costs_at_most_40_bytes_beside_its_own),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

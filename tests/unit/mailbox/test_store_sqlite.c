@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sqlite3.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -155,11 +156,23 @@ static size_t files(const struct fixture *f, const char *prefix, char *name, siz
     return n;
 }
 
+/* No file of this process may grow beyond bytes; 0: any may. */
+static void limit_files(uint64_t bytes)
+{
+    struct rlimit limit;
+
+    must(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    must(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    limit.rlim_cur = bytes != 0 ? bytes : limit.rlim_max;
+    must(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
 static int teardown(void **state)
 {
     struct fixture *f = *state;
     char name[512];
 
+    limit_files(0);
     if (f->s != NULL)
         f->s->ops->close(f->s);
     while (files(f, "", name, sizeof(name)) > 0)
@@ -520,6 +533,567 @@ static void a_full_store_says_so_and_keeps_nothing(void **state)
 #endif
 }
 
+/* ---- no room ---- */
+
+static void a_full_disk_refuses_and_recovers_when_there_is_room(void **state)
+{
+    struct fixture *f = *state;
+    struct mbox_copy_record change = {.agent = "reader", .attempts = 7};
+    char payload[4000];
+    uint64_t refs[200], ids[200], ref, id = 0, kept = 0, refused = 0, i;
+
+    noise(payload, sizeof(payload), 3);
+    open_store(f);
+    limit_files(256u << 10);
+    /* The first refusal makes room once, by writing the WAL back; then there is none left. */
+    while (refused < 5 && kept < 200) {
+        refs[kept] = put(f, ++id, payload, sizeof(payload));
+        ids[kept] = id;
+        if (commit(f) == ERR_OK) {
+            kept++;
+            continue;
+        }
+        check_gone(f, refs[kept]);
+        refused++;
+    }
+    assert_in_range(kept, 10, 150);
+    assert_true(stats_of(f).failing);
+    assert_int_equal(stats_of(f).failed_commits, 5);
+    assert_int_equal(stats_of(f).payload_bytes, kept * sizeof(payload));
+    for (i = 0; i < kept; i++)
+        check_payload(f, refs[i], payload, sizeof(payload));
+    change.id = ids[0];
+    f->s->ops->mark(f->s, refs[0], &change);
+    f->s->ops->remove(f->s, refs[1], ids[1], true);
+    put(f, ++id, payload, sizeof(payload));
+    assert_int_equal(commit(f), ERR_STORE);
+    limit_files(0);
+    ref = put(f, ++id, "late", 4);
+    assert_int_equal(commit(f), ERR_OK);
+    assert_false(stats_of(f).failing);
+    check_payload(f, ref, "late", 4);
+    reopen(f);
+    assert_int_equal(f->seen.count, kept);
+    assert_int_equal(f->seen.messages[0].copies[0].attempts, 7);
+    for (i = 0; i + 1 < kept; i++) {
+        assert_int_equal(f->seen.messages[i].id, ids[i == 0 ? 0 : i + 1]);
+        check_payload(f, f->seen.messages[i].ref, payload, sizeof(payload));
+    }
+    assert_int_equal(f->seen.messages[kept - 1].id, id);
+}
+
+static void many_removes_on_a_full_disk_are_kept_and_written_later(void **state)
+{
+    enum { COUNT = 2000 };
+    struct fixture *f = *state;
+    uint64_t *refs = calloc(COUNT, sizeof(refs[0])), i, round;
+    struct mbox_copy_record change = {.agent = "reader"};
+    char payload[600];
+
+    must(refs != NULL);
+    noise(payload, sizeof(payload), 5);
+    open_store(f);
+    for (i = 0; i < COUNT; i++)
+        refs[i] = put(f, i + 1, payload, sizeof(payload));
+    assert_int_equal(commit(f), ERR_OK);
+    reopen(f); /* the WAL is empty, and must not grow */
+    limit_files(4096);
+    for (round = 1; round <= 3; round++) {
+        for (i = COUNT / 2; i < COUNT; i++) {
+            change.id = i + 1;
+            change.attempts = (uint32_t)round;
+            f->s->ops->mark(f->s, f->seen.messages[i].ref, &change);
+        }
+        assert_int_equal(commit(f), ERR_STORE);
+    }
+    for (i = 0; i < COUNT / 2 + 10; i++)
+        f->s->ops->remove(f->s, f->seen.messages[i].ref, i + 1, true);
+    assert_int_equal(commit(f), ERR_STORE);
+    limit_files(0);
+    put(f, COUNT + 1, "x", 1);
+    assert_int_equal(commit(f), ERR_OK);
+    reopen(f);
+    assert_int_equal(f->seen.count, COUNT / 2 - 10 + 1);
+    for (i = 0; i < COUNT / 2 - 10; i++) {
+        assert_int_equal(f->seen.messages[i].id, COUNT / 2 + 11 + i);
+        assert_int_equal(f->seen.messages[i].copies[0].attempts, 3);
+    }
+    free(refs);
+}
+
+static void a_commit_too_big_for_memory_is_written_ahead_and_stays_whole(void **state)
+{
+    enum { COUNT = 24 };
+    struct fixture *f = *state;
+    char *payload = malloc(1u << 20);
+    uint64_t refs[COUNT], i, ref;
+
+    must(payload != NULL);
+    noise(payload, 1u << 20, 11);
+    f->conf.cache_bytes = 0;
+    f->conf.compress_bytes = 4u << 20;
+    open_store(f);
+    for (i = 0; i < COUNT; i++)
+        refs[i] = put(f, i + 1, payload, (1u << 20) - i);
+    for (i = 0; i < COUNT; i++)
+        check_payload(f, refs[i], payload, (1u << 20) - i);
+    f->s->ops->remove(f->s, refs[0], 1, true); /* it is in the open transaction already */
+    assert_int_equal(commit(f), ERR_OK);
+    for (i = 1; i < COUNT; i++)
+        check_payload(f, refs[i], payload, (1u << 20) - i);
+    for (i = 1; i < COUNT; i++)
+        f->s->ops->remove(f->s, refs[i], i + 1, true);
+    assert_int_equal(commit(f), ERR_OK);
+
+    put(f, 100, "good", 4);
+    assert_int_equal(commit(f), ERR_OK);
+    reopen(f);
+    limit_files(8u << 20);
+    for (i = 0; i < 60; i++)
+        if (put_of(f, 101 + i, payload, 1u << 20, &ref) != ERR_OK)
+            break;
+    assert_in_range(i, 15, 40);
+    assert_int_equal(stats_of(f).payload_bytes, 4);
+    assert_int_equal(put_of(f, 200, "x", 1, &ref), ERR_STORE);
+    assert_int_equal(commit(f), ERR_STORE);
+    limit_files(0);
+    put(f, 201, "y", 1);
+    assert_int_equal(commit(f), ERR_OK);
+    reopen(f);
+    assert_int_equal(f->seen.count, 2);
+    assert_int_equal(f->seen.messages[0].id, 100);
+    assert_int_equal(f->seen.messages[1].id, 201);
+    free(payload);
+}
+
+static void files_stay_bounded_and_shrink_after_a_backlog(void **state)
+{
+    enum { COUNT = 3000 };
+    struct fixture *f = *state;
+    uint64_t *refs = calloc(COUNT, sizeof(refs[0])), i, round, id = 0, most = 0;
+    char *payload = malloc(8000);
+
+    must(refs != NULL && payload != NULL);
+    noise(payload, 8000, 13);
+    f->conf.compress_bytes = 1u << 20;
+    open_store(f);
+    /* The same room is used again and again. */
+    for (round = 0; round < 40; round++) {
+        for (i = 0; i < 64; i++)
+            refs[i] = put(f, ++id, payload, 8000);
+        assert_int_equal(commit(f), ERR_OK);
+        for (i = 0; i < 64; i++)
+            f->s->ops->remove(f->s, refs[i], id - 63 + i, true);
+        assert_int_equal(commit(f), ERR_OK);
+        most = stats_of(f).disk_bytes > most ? stats_of(f).disk_bytes : most;
+    }
+    assert_in_range(most, 1, 9u << 20);
+    for (i = 0; i < COUNT; i++) {
+        refs[i] = put(f, ++id, payload, 8000);
+        if (i % 64 == 63)
+            assert_int_equal(commit(f), ERR_OK);
+    }
+    assert_int_equal(commit(f), ERR_OK);
+    assert_true(stats_of(f).disk_bytes > 20u << 20);
+    for (i = 0; i < COUNT; i++) {
+        f->s->ops->remove(f->s, refs[i], id - COUNT + 1 + i, true);
+        if (i % 64 == 63)
+            assert_int_equal(commit(f), ERR_OK);
+    }
+    assert_int_equal(commit(f), ERR_OK);
+    assert_in_range(stats_of(f).disk_bytes, 1, 12u << 20);
+    free(refs);
+    free(payload);
+}
+
+/* ---- kill -9 ---- */
+
+struct progress { /* in memory that the child shares; ids: those from tail to committed are there */
+    _Atomic uint64_t committed, tail, sent, started;
+};
+
+static size_t length_of(uint64_t id)
+{
+    return id % 97 == 0 ? 20000 + id % 5000 : 1 + id * 2654435761u % 1500;
+}
+
+_Noreturn static void child_of(const struct fixture *of, struct progress *p, const char *bytes)
+{
+    struct fixture f = *of;
+    uint64_t refs[512], id = p->committed, first = p->tail, i, group;
+
+    f.seen.count = f.seen.answer_count = 0;
+    if (try_open(&f) != ERR_OK || scan(&f) != ERR_OK)
+        _exit(3);
+    for (i = first; i <= id; i++)
+        refs[i % 512] = f.seen.messages[i - first].ref;
+    atomic_store(&p->started, 1);
+    for (;;) {
+        for (group = 1 + id % 40; group > 0; group--) {
+            id++;
+            refs[id % 512] = put(&f, id, bytes + id % 1000, length_of(id));
+        }
+        atomic_store(&p->sent, id);
+        for (; first + 60 < p->committed; first++)
+            f.s->ops->remove(f.s, refs[first % 512], first, true);
+        if (commit(&f) != ERR_OK)
+            _exit(4);
+        atomic_store(&p->committed, id);
+        atomic_store(&p->tail, first);
+    }
+}
+
+/* Messages tail to committed are there, each once and whole. The group at hand may be there, too,
+ * as a whole, if its commit was done; what it removed is then gone. */
+static void check_after_kill(struct fixture *f, struct progress *p, const char *bytes)
+{
+    uint64_t i, first, last;
+
+    assert_int_equal(try_open(f), ERR_OK);
+    assert_int_equal(scan(f), ERR_OK);
+    assert_true(f->seen.count > 0 || p->committed == 0);
+    if (f->seen.count == 0)
+        return;
+    first = f->seen.messages[0].id;
+    last = f->seen.messages[f->seen.count - 1].id;
+    assert_true(last == p->committed || last == p->sent);
+    assert_true(last == p->committed ? first == p->tail || p->sent == p->committed
+                                     : first >= p->tail);
+    assert_int_equal(last - first + 1, f->seen.count);
+    for (i = 0; i < f->seen.count; i++) {
+        assert_int_equal(f->seen.messages[i].id, first + i);
+        check_payload(f, f->seen.messages[i].ref, bytes + (first + i) % 1000, length_of(first + i));
+    }
+    p->committed = p->sent = last;
+    p->tail = first;
+    close_store(f);
+}
+
+static void every_commit_survives_kill_minus_nine(void **state)
+{
+    struct fixture *f = *state;
+    struct progress *p =
+        mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    char *bytes = malloc(30000);
+    uint64_t random = (uint64_t)getpid(), round;
+
+    must(p != MAP_FAILED && bytes != NULL);
+    noise(bytes, 30000, 17);
+    p->tail = 1;
+    for (round = 0; round < 25; round++) {
+        uint64_t target;
+        int status;
+        pid_t pid;
+
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        target = p->committed + (random >> 54); /* up to a thousand further */
+        p->started = 0;
+        pid = fork();
+        must(pid >= 0);
+        if (pid == 0)
+            child_of(f, p, bytes);
+        while (!p->started || p->committed < target)
+            if (waitpid(pid, &status, WNOHANG) != 0)
+                fail_msg("the child ended by itself: %d", status);
+        for (target = random >> 40 & 0xffff; target > 0; target--)
+            __asm__ volatile(""); /* somewhere in its next commits */
+        must(kill(pid, SIGKILL) == 0);
+        must(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+        check_after_kill(f, p, bytes);
+    }
+    free(bytes);
+    munmap(p, sizeof(*p));
+}
+
+/* ---- files that are not right ---- */
+
+static void fill(struct fixture *f, size_t count)
+{
+    char payload[1000];
+    size_t i;
+
+    noise(payload, sizeof(payload), 19);
+    open_store(f);
+    for (i = 0; i < count; i++)
+        put(f, i + 1, payload, sizeof(payload));
+    assert_int_equal(commit(f), ERR_OK);
+    close_store(f);
+}
+
+static void overwrite(const char *path, off_t at, const void *bytes, size_t len)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    must(fd >= 0 && pwrite(fd, bytes, len, at) == (ssize_t)len);
+    close(fd);
+}
+
+/* What was there is kept under another name, and whoever comes again begins with nothing. */
+static void check_quarantined(struct fixture *f, uint64_t bytes)
+{
+    char name[512];
+    struct stat st;
+
+    assert_int_equal(files(f, "mailbox.db", NULL, 0), files(f, "mailbox.db.damaged-", NULL, 0));
+    assert_in_range(files(f, "mailbox.db.damaged-", name, sizeof(name)), 1, 2);
+    if (strcmp(name + strlen(name) - 4, "-wal") == 0) /* it went along */
+        name[strlen(name) - 4] = '\0';
+    assert_int_equal(stat(name, &st), 0);
+    assert_int_equal(st.st_size, bytes);
+    open_store(f);
+    assert_int_equal(f->seen.count, 0);
+    put(f, 1, "anew", 4);
+    assert_int_equal(commit(f), ERR_OK);
+}
+
+static uint64_t bytes_of(const char *path)
+{
+    struct stat st;
+
+    must(stat(path, &st) == 0);
+    return (uint64_t)st.st_size;
+}
+
+static void a_file_of_something_else_is_moved_aside(void **state)
+{
+    struct fixture *f = *state;
+    char text[5000];
+    int fd = open(f->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    memset(text, 'x', sizeof(text));
+    must(fd >= 0 && write(fd, text, sizeof(text)) == sizeof(text));
+    close(fd);
+    assert_int_equal(try_open(f), ERR_CONF);
+    check_quarantined(f, sizeof(text));
+}
+
+static void a_broken_header_is_moved_aside(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t bytes;
+
+    fill(f, 100);
+    bytes = bytes_of(f->path);
+    overwrite(f->path, 0, "Sqlite", 6);
+    assert_int_equal(try_open(f), ERR_CONF);
+    check_quarantined(f, bytes);
+}
+
+static void a_broken_page_is_moved_aside(void **state)
+{
+    struct fixture *f = *state;
+    char zeros[512] = {0};
+    uint64_t bytes;
+
+    fill(f, 200);
+    bytes = bytes_of(f->path);
+    overwrite(f->path, (off_t)(bytes / 2 / 8192 * 8192), zeros, sizeof(zeros));
+    assert_int_equal(try_open(f), ERR_CONF);
+    check_quarantined(f, bytes);
+}
+
+static void a_cut_file_is_moved_aside(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t bytes;
+
+    fill(f, 200);
+    bytes = bytes_of(f->path) / 2 / 8192 * 8192;
+    must(truncate(f->path, (off_t)bytes) == 0);
+    assert_int_equal(try_open(f), ERR_CONF);
+    check_quarantined(f, bytes);
+}
+
+static void a_log_without_its_database_is_moved_aside(void **state)
+{
+    struct fixture *f = *state;
+    char wal[128], name[512];
+    int fd;
+
+    snprintf(wal, sizeof(wal), "%s-wal", f->path);
+    fd = open(wal, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    must(fd >= 0 && write(fd, "left", 4) == 4);
+    close(fd);
+    assert_int_equal(try_open(f), ERR_CONF);
+    assert_int_equal(files(f, "mailbox.db.damaged-", name, sizeof(name)), 1);
+    assert_int_equal(bytes_of(name), 4);
+    open_store(f);
+}
+
+static void sql(const struct fixture *f, const char *text)
+{
+    sqlite3 *db;
+
+    must(sqlite3_open(f->path, &db) == SQLITE_OK);
+    must(sqlite3_exec(db, text, NULL, NULL, NULL) == SQLITE_OK);
+    must(sqlite3_close(db) == SQLITE_OK);
+}
+
+static void rows_that_say_nonsense_are_not_believed(void **state)
+{
+    static const char *const nonsense[] = {
+        "UPDATE message SET agent=5 WHERE id=3",
+        "UPDATE message SET source='z' WHERE id=3",
+        "UPDATE message SET created_ms=created_ms+1 WHERE id=3",
+        "UPDATE message SET dead=99 WHERE id=3",
+        "UPDATE message SET attempts=-1 WHERE id=3",
+        "UPDATE message SET type=NULL WHERE id=3",
+        "UPDATE message SET payload='text' WHERE id=3",
+        "UPDATE message SET payload=zeroblob(1000) WHERE id=3",
+        "UPDATE message SET raw_len=99999999 WHERE id=3",
+        "UPDATE message SET agent=NULL WHERE id=3", /* a broadcast without copies */
+        "UPDATE message SET tenant='a' || char(0) || 'b' WHERE id=3",
+        "INSERT INTO state VALUES(3,1,1,1,'x',1)",
+        "INSERT INTO answer VALUES(900,'t','w','k',1,2,3,4,x'00')",
+        "UPDATE message SET id=-3 WHERE id=3",
+        "UPDATE copy SET agent='eve' WHERE agent='bob'",
+        "UPDATE copy SET dead=9 WHERE agent='bob'",
+        "DELETE FROM copy",
+        "DROP TABLE state",
+    };
+    struct fixture *f = *state;
+    char name[512];
+    size_t i;
+
+    for (i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
+        enum err e;
+
+        fill(f, 10);
+        open_store(f);
+        put_broadcast(f, 20, 3, "to all");
+        assert_int_equal(commit(f), ERR_OK);
+        close_store(f);
+        sql(f, nonsense[i]);
+        e = try_open(f);
+        if (e == ERR_OK) {
+            e = scan(f);
+            assert_int_equal(put_of(f, 50, "x", 1, &(uint64_t){0}), ERR_STORE);
+            close_store(f);
+        }
+        if (e != ERR_CONF)
+            fail_msg("believed: %s", nonsense[i]);
+        assert_in_range(files(f, "mailbox.db.damaged-", NULL, 0), 1, 2);
+        assert_int_equal(access(f->path, F_OK), -1);
+        while (files(f, "", name, sizeof(name)) > 0)
+            must(unlink(name) == 0);
+    }
+}
+
+static void damage_that_a_read_finds_fails_that_read_only(void **state)
+{
+    struct fixture *f = *state;
+    struct buf b = {0};
+
+    f->conf.cache_bytes = 0; /* the scan does not look at payloads then */
+    fill(f, 10);
+    sql(f, "UPDATE message SET payload=zeroblob(1000) WHERE id=3");
+    open_store(f);
+    assert_int_equal(f->seen.count, 10);
+    assert_int_equal(f->s->ops->get(f->s, f->seen.messages[2].ref, &b), ERR_IO);
+    assert_int_equal(b.len, 0);
+    assert_int_equal(f->s->ops->get(f->s, f->seen.messages[3].ref, &b), ERR_OK);
+    assert_int_equal(b.len, 1000);
+    buf_fini(&b);
+}
+
+static void a_newer_or_foreign_database_is_refused_and_left_alone(void **state)
+{
+    static const char *const changes[] = {"PRAGMA user_version=2", "PRAGMA application_id=1"};
+    struct fixture *f = *state;
+    size_t i;
+
+    fill(f, 10);
+    for (i = 0; i < 2; i++) {
+        sql(f, changes[i]);
+        assert_int_equal(try_open(f), ERR_IO);
+        assert_int_equal(files(f, "mailbox.db.damaged-", NULL, 0), 0);
+    }
+    sql(f, "PRAGMA user_version=1; PRAGMA application_id=1399606626");
+    open_store(f);
+    assert_int_equal(f->seen.count, 10);
+}
+
+static void paths_that_cannot_be_written_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct store_sqlite_conf conf = f->conf;
+    char path[600];
+    int status;
+    pid_t pid;
+
+    snprintf(path, sizeof(path), "%s/none/mailbox.db", f->dir);
+    conf.path = path;
+    assert_int_equal(store_sqlite_open(&conf, &f->s), ERR_IO);
+    conf.path = f->dir;
+    assert_int_equal(store_sqlite_open(&conf, &f->s), ERR_IO);
+    conf.path = "";
+    assert_int_equal(store_sqlite_open(&conf, &f->s), ERR_IO);
+    memset(path, 'p', sizeof(path));
+    path[sizeof(path) - 1] = '\0';
+    conf.path = path;
+    assert_int_equal(store_sqlite_open(&conf, &f->s), ERR_IO);
+    assert_null(f->s);
+
+    must(chmod(f->dir, 0555) == 0);
+    pid = fork();
+    must(pid >= 0);
+    if (pid == 0) {
+        if (geteuid() == 0 && seteuid(65534) != 0)
+            _exit(1);
+        _exit(try_open(f) == ERR_IO ? 0 : 2);
+    }
+    must(waitpid(pid, &status, 0) == pid);
+    must(chmod(f->dir, 0700) == 0);
+    assert_int_equal(status, 0);
+    assert_int_equal(files(f, "", NULL, 0), 0);
+}
+
+static void a_second_process_is_refused_while_the_first_has_it_open(void **state)
+{
+    struct fixture *f = *state;
+    int status, round;
+    pid_t pid;
+
+    open_store(f);
+    put(f, 1, "mine", 4);
+    assert_int_equal(commit(f), ERR_OK);
+    for (round = 0; round < 2; round++) {
+        struct fixture other = *f;
+
+        if (round == 1)
+            close_store(f);
+        pid = fork();
+        must(pid >= 0);
+        if (pid == 0) {
+            enum err e = try_open(&other);
+
+            if (round == 0)
+                _exit(e == ERR_IO ? 0 : 1);
+            _exit(e == ERR_OK && scan(&other) == ERR_OK && other.seen.count == 1 ? 0 : 1);
+        }
+        must(waitpid(pid, &status, 0) == pid);
+        assert_int_equal(status, 0);
+    }
+    open_store(f);
+    assert_int_equal(f->seen.count, 1);
+}
+
+static void messages_are_readable_by_their_owner_only(void **state)
+{
+    struct fixture *f = *state;
+    char wal[128];
+    struct stat st;
+
+    open_store(f);
+    put(f, 1, "private", 7);
+    assert_int_equal(commit(f), ERR_OK);
+    snprintf(wal, sizeof(wal), "%s-wal", f->path);
+    must(stat(f->path, &st) == 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    must(stat(wal, &st) == 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -532,6 +1106,22 @@ int main(void)
         TEST(what_was_not_committed_is_not_there_after_a_restart),
         TEST(a_failed_commit_drops_what_came_and_keeps_what_left),
         TEST(a_full_store_says_so_and_keeps_nothing),
+        TEST(a_full_disk_refuses_and_recovers_when_there_is_room),
+        TEST(many_removes_on_a_full_disk_are_kept_and_written_later),
+        TEST(a_commit_too_big_for_memory_is_written_ahead_and_stays_whole),
+        TEST(files_stay_bounded_and_shrink_after_a_backlog),
+        TEST(every_commit_survives_kill_minus_nine),
+        TEST(a_file_of_something_else_is_moved_aside),
+        TEST(a_broken_header_is_moved_aside),
+        TEST(a_broken_page_is_moved_aside),
+        TEST(a_cut_file_is_moved_aside),
+        TEST(a_log_without_its_database_is_moved_aside),
+        TEST(rows_that_say_nonsense_are_not_believed),
+        TEST(damage_that_a_read_finds_fails_that_read_only),
+        TEST(a_newer_or_foreign_database_is_refused_and_left_alone),
+        TEST(paths_that_cannot_be_written_are_refused),
+        TEST(a_second_process_is_refused_while_the_first_has_it_open),
+        TEST(messages_are_readable_by_their_owner_only),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
