@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/buf.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,17 +82,28 @@ void buf_addf(struct buf *b, const char *fmt, ...)
     va_end(ap);
 }
 
+static bool is_plain(unsigned char c)
+{
+    return c >= 0x20 && c != '"' && c != '\\' && c != 0x7f;
+}
+
 void buf_add_json(struct buf *b, const char *s, size_t n)
 {
     static const char hex[] = "0123456789abcdef";
     static const char u00[4] = {'\\', 'u', '0', '0'};
-    size_t i;
+    size_t i = 0, from;
     char *o;
 
     buf_add(b, "\"", 1);
-    for (i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)s[i];
+    while (i < n) {
+        unsigned char c;
 
+        for (from = i; i < n && is_plain((unsigned char)s[i]); i++)
+            ;
+        buf_add(b, s + from, i - from);
+        if (i == n)
+            break;
+        c = (unsigned char)s[i++];
         o = buf_reserve(b, 6);
         if (c == '"' || c == '\\') {
             o[0] = '\\';
@@ -101,14 +113,11 @@ void buf_add_json(struct buf *b, const char *s, size_t n)
             o[0] = '\\';
             o[1] = 'n';
             b->len += 2;
-        } else if (c < 0x20 || c == 0x7f) {
+        } else {
             memcpy(o, u00, sizeof(u00));
             o[4] = hex[c >> 4];
             o[5] = hex[c & 15];
             b->len += 6;
-        } else {
-            o[0] = (char)c;
-            b->len++;
         }
     }
     buf_add(b, "\"", 1);

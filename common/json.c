@@ -379,7 +379,7 @@ bool json_is_utf8(const char *s, size_t len)
 struct walk {
     const char *p, *end;
     uint8_t is_object[JSON_DEPTH / 8];
-    unsigned depth;
+    unsigned depth, limit;
 };
 
 static void skip_space(struct walk *w)
@@ -475,7 +475,7 @@ static enum err take_value(struct walk *w)
         if (is_next(w, '{') || is_next(w, '[')) {
             bool is_object = *w->p == '{';
 
-            if (w->depth == JSON_DEPTH)
+            if (w->depth == w->limit)
                 return ERR_DEPTH;
             w->p++;
             skip_space(w);
@@ -491,16 +491,28 @@ static enum err take_value(struct walk *w)
         if (!take_closings(w))
             return ERR_JSON;
     } while (w->depth > 0);
-    skip_space(w);
-    return w->p == w->end ? ERR_OK : ERR_JSON;
+    return ERR_OK;
 }
 
 enum err json_verify(const char *text, size_t len, size_t *err_at)
 {
-    struct walk w = {.p = text, .end = len > 0 ? text + len : text};
+    struct walk w = {.p = text, .end = len > 0 ? text + len : text, .limit = JSON_DEPTH};
     enum err e = take_value(&w);
 
+    if (e == ERR_OK) {
+        skip_space(&w);
+        e = w.p == w.end ? ERR_OK : ERR_JSON;
+    }
     if (e != ERR_OK)
         *err_at = (size_t)(w.p - text);
+    return e;
+}
+
+enum err json_skip(const char **at, const char *end, unsigned open)
+{
+    struct walk w = {.p = *at, .end = end, .limit = open < JSON_DEPTH ? JSON_DEPTH - open : 0};
+    enum err e = take_value(&w);
+
+    *at = w.p;
     return e;
 }

@@ -19,6 +19,10 @@
  * through: the grammar has them. */
 enum err json_verify(const char *text, size_t len, size_t *err_at);
 
+/* Moves *p over the white space and the one value that come there, inside open containers that the
+ * caller keeps track of. ERR_JSON, ERR_DEPTH; *p is at the byte that is wrong then. */
+enum err json_skip(const char **p, const char *end, unsigned open);
+
 /*
  * Scanners move *p. stop <= end: a scanner that reaches stop may pause there with JSON_MORE and is
  * called again; it may look, and go, a few bytes further. end is the end of the text.

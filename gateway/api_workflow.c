@@ -124,8 +124,8 @@ static void on_workflow(struct gw_request *r, enum err status, const uint8_t *bo
 
 static void on_ended(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
 {
-    if (status == ERR_OK)
-        mailbox_close_workflow(r, r->final);
+    if (status == ERR_OK || status == ERR_NOT_FOUND) /* mail alone does not make a workflow */
+        mailbox_close_workflow(r, r->purge);
     on_workflow(r, status, body, len);
 }
 
@@ -187,8 +187,8 @@ void api_workflow_end(struct gw_request *r)
         respond_error(r, ERR_VALUE, "purge", "purge is true or false.");
         return;
     }
-    r->final = values[0] != NULL && values[0][0] == 't';
-    ref_ask(r, SCHED_END_WORKFLOW, r->final, on_ended);
+    r->purge = values[0] != NULL && values[0][0] == 't';
+    ref_ask(r, SCHED_END_WORKFLOW, r->purge, on_ended);
 }
 
 static void on_list(struct gw_request *r, enum err status, const uint8_t *body, size_t len)

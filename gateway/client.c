@@ -223,9 +223,20 @@ void client_reset_on_close(struct gw_request *r)
         setsockopt(r->client->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
 }
 
+/* Puts a stub of the same size in the place of the input buffer. */
+static void input_drop(h2o_socket_t *s, size_t used)
+{
+    h2o_buffer_t *old = s->input, *stub;
+
+    h2o_buffer_init(&stub, &stub_prototype);
+    h2o_buffer_reserve(&stub, 1);
+    stub->size = used;
+    s->input = stub;
+    h2o_buffer_dispose(&old);
+}
+
 void client_drop_body(struct gw_request *r)
 {
-    h2o_buffer_t *old, *stub;
     h2o_socket_t *s;
     size_t used;
 
@@ -236,15 +247,36 @@ void client_drop_body(struct gw_request *r)
     used = (size_t)(r->req->entity.base + r->req->entity.len - s->input->bytes);
     if (s->ssl != NULL || s->input->size != used)
         return;
-    old = s->input;
-    h2o_buffer_init(&stub, &stub_prototype);
-    h2o_buffer_reserve(&stub, 1);
-    stub->size = used;
-    s->input = stub;
-    h2o_buffer_dispose(&old);
+    input_drop(s, used);
     r->req->entity = h2o_iovec_init(NULL, 0);
     r->gw->body_bytes -= r->held_bytes;
     r->held_bytes = 0;
+    r->body_dropped = true;
+}
+
+void client_shrink(struct gw_request *r)
+{
+    h2o_req_t *req = r->req;
+    h2o_socket_t *s;
+    const char *end;
+
+    if (r->client == NULL || r->body_dropped || req->entity.len > 0)
+        return;
+    s = r->client->sock;
+    if (s->ssl != NULL)
+        return;
+    end = memmem(s->input->bytes, s->input->size, "\r\n\r\n", 4);
+    if (end == NULL || end + 4 != s->input->bytes + s->input->size)
+        return;
+    req->input.path = h2o_strdup(&req->pool, req->input.path.base, req->input.path.len);
+    req->path = req->path_normalized = req->input.path;
+    r->path = req->path.base;
+    r->path_len = req->path.len;
+    req->method = req->input.method = h2o_iovec_init(H2O_STRLIT("GET"));
+    req->authority = req->input.authority = h2o_iovec_init(H2O_STRLIT(""));
+    req->headers.size = 0;
+    memset(r->segments, 0, sizeof(r->segments));
+    input_drop(s, s->input->size);
     r->body_dropped = true;
 }
 

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "gateway/client.h"
 #include "gateway/keys.h"
+#include "gateway/mailbox_link.h"
 #include "gateway/mcp.h"
 #include "gateway/placement.h"
 #include "gateway/worker.h"
@@ -40,6 +41,8 @@ const char *respond_reason(unsigned status)
         return "Payload Too Large";
     case 415:
         return "Unsupported Media Type";
+    case 422:
+        return "Unprocessable Content";
     case 429:
         return "Too Many Requests";
     case 431:
@@ -56,6 +59,8 @@ const char *respond_reason(unsigned status)
         return "Service Unavailable";
     case 504:
         return "Gateway Timeout";
+    case 507:
+        return "Insufficient Storage";
     default:
         return "Status";
     }
@@ -151,35 +156,46 @@ void respond_standard_headers(struct gw_request *r)
     header_add(r, H2O_STRLIT("server-timing"), text, o);
 }
 
-void respond(struct gw_request *r, unsigned status, const char *content_type, const char *body,
-             size_t len)
+/* body must stay until r is disposed of. */
+static void respond_with(struct gw_request *r, unsigned status, const char *content_type,
+                         h2o_iovec_t body)
 {
     h2o_req_t *req = r->req;
-    h2o_iovec_t out = h2o_strdup(&req->pool, body, len);
     bool is_head = h2o_memis(req->method.base, req->method.len, H2O_STRLIT("HEAD"));
 
-    if (r->state == GW_CLOSING)
-        return;
     exchange_end(&r->x);
     gw_goto(r, GW_CLOSING, "answer of our own");
     req->res.status = (int)status;
     req->res.reason = respond_reason(status);
-    req->res.content_length = len;
+    req->res.content_length = body.len;
     if (content_type[0] != '\0')
         respond_add_header(r, "content-type", content_type);
     respond_standard_headers(r);
-    r->sent_bytes = len;
+    r->sent_bytes = body.len;
     r->started = true;
     worker_status_count(r->gw, status);
     h2o_start_response(req, &r->generator);
     if (r->delivery != 0) { /* whether it was written decides what becomes of the messages */
         r->sending = r->confirming = true;
-        h2o_send(req, &out, 1, H2O_SEND_STATE_IN_PROGRESS);
+        h2o_send(req, &body, 1, H2O_SEND_STATE_IN_PROGRESS);
         return;
     }
     r->finished = true;
     client_before_final(r);
-    h2o_send(req, &out, is_head ? 0 : 1, H2O_SEND_STATE_FINAL);
+    h2o_send(req, &body, is_head ? 0 : 1, H2O_SEND_STATE_FINAL);
+}
+
+void respond(struct gw_request *r, unsigned status, const char *content_type, const char *body,
+             size_t len)
+{
+    if (r->state != GW_CLOSING)
+        respond_with(r, status, content_type, h2o_strdup(&r->req->pool, body, len));
+}
+
+void respond_out(struct gw_request *r, unsigned status, const char *content_type)
+{
+    if (r->state != GW_CLOSING)
+        respond_with(r, status, content_type, h2o_iovec_init(r->out.base, r->out.len));
 }
 
 void respond_buf(struct gw_request *r, unsigned status, const char *content_type, struct buf *body)
@@ -252,24 +268,29 @@ void respond_error_body(struct buf *out, enum dialect d, enum err e, const char 
     }
 }
 
+void respond_retry_after(struct gw_request *r, int retry_ms)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), "%d", (retry_ms + 999) / 1000);
+    respond_add_header(r, "retry-after", text);
+    snprintf(text, sizeof(text), "%d", retry_ms);
+    respond_add_header(r, "retry-after-ms", text);
+}
+
 void respond_error_retry(struct gw_request *r, enum err e, const char *param, const char *detail,
                          int retry_ms)
 {
     enum dialect d = r->route != NULL ? r->route->dialect : DIALECT_OPENAI;
     unsigned status = err_http(e);
     struct buf body = {0};
-    char text[32];
 
     if (r->state == GW_CLOSING)
         return;
     r->end = e;
     worker_error_count(r->gw, e);
-    if (retry_ms > 0 && (status == 429 || status == 503)) {
-        snprintf(text, sizeof(text), "%d", (retry_ms + 999) / 1000);
-        respond_add_header(r, "retry-after", text);
-        snprintf(text, sizeof(text), "%d", retry_ms);
-        respond_add_header(r, "retry-after-ms", text);
-    }
+    if (retry_ms > 0 && (status == 429 || status == 503 || status == 507))
+        respond_retry_after(r, retry_ms);
     if (status >= 408)
         respond_add_header(r, "x-should-retry", err_retry_ms(e) >= 0 ? "true" : "false");
     if (status == 401)
@@ -403,6 +424,8 @@ void request_dispose(struct gw_request *r)
     if (r->on_dispose != NULL)
         r->on_dispose(r);
     placement_end(r, now);
+    if (r->final && r->place.engine_id[0] != '\0') /* the scheduler ends it, too */
+        mailbox_close_workflow(r, false);
     keys_release(r);
     timer_stop(&gw->timers, &r->timer);
     list_remove(&r->node);

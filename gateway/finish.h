@@ -14,6 +14,8 @@
  */
 void respond(struct gw_request *r, unsigned status, const char *content_type, const char *body,
              size_t len); /* content_type "": there is no body */
+void respond_out(struct gw_request *r, unsigned status,
+                 const char *content_type); /* what r->out holds, without a copy */
 void respond_buf(struct gw_request *r, unsigned status, const char *content_type,
                  struct buf *body); /* frees body */
 /*
@@ -32,6 +34,7 @@ void request_gone(struct gw_request *r);
 /* h2o has let go of its request: reports, gives everything back, frees r. */
 void request_dispose(struct gw_request *r);
 
+void respond_retry_after(struct gw_request *r, int retry_ms);
 void respond_add_header(struct gw_request *r, const char *name,
                         const char *value);          /* name: static; value: copied */
 void respond_standard_headers(struct gw_request *r); /* X-Request-Id, receipt, Server-Timing */

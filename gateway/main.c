@@ -118,6 +118,7 @@ static void drain_begin(struct gw *gw)
     gw->drain_until_ns = clock_ns() + gw->conf->gateway.drain_timeout_ms * NS_PER_MS;
     listeners_stop(gw);
     h2o_context_request_shutdown(&gw->ctx);
+    mailbox_drain(gw);
     clients_drain(gw);
 }
 

@@ -13,74 +13,64 @@ static const char *space_skip(const char *p, const char *end)
     return p;
 }
 
-/* Behind the string that begins at p. */
-static const char *string_skip(const char *p, const char *end)
+/* The key at *p, its colon, and the white space behind it. */
+static bool key_take(const char **p, const char *end, struct member *m)
 {
-    for (p++; p < end && *p != '"'; p++)
-        if (*p == '\\')
-            p++;
-    return p < end ? p + 1 : end;
+    bool escaped;
+
+    if (*p == end || **p != '"')
+        return false;
+    m->key = ++*p;
+    if (json_string(p, end, end, &escaped) != JSON_DONE)
+        return false;
+    m->key_len = (size_t)(*p - m->key) - 1;
+    *p = space_skip(*p, end);
+    if (*p == end || **p != ':')
+        return false;
+    *p = space_skip(*p + 1, end);
+    return true;
 }
 
-static const char *value_skip(const char *p, const char *end)
+/* Another kind of value, or none. */
+static enum err not_split(const char *p, const char *end)
 {
-    unsigned depth = 0;
+    enum err e = json_skip(&p, end, 0);
 
-    while (p < end) {
-        char c = *p;
-
-        if (c == '"') {
-            p = string_skip(p, end);
-            if (depth == 0)
-                return p;
-            continue;
-        }
-        if (c == '{' || c == '[')
-            depth++;
-        if (c == '}' || c == ']') {
-            if (depth == 0)
-                return p;
-            if (--depth == 0)
-                return p + 1;
-        }
-        if (depth == 0 && (c == ',' || json_is_space(c)))
-            return p;
-        p++;
-    }
-    return p;
+    return e != ERR_OK ? e : space_skip(p, end) == end ? ERR_TYPE : ERR_JSON;
 }
 
 static enum err split(const char *text, size_t len, char open, struct member *out, size_t max,
                       size_t *count)
 {
     const char *end = text + len, *p = space_skip(text, end);
+    char close = open == '{' ? '}' : ']';
+    enum err e;
 
     *count = 0;
     if (p == end || *p != open)
-        return ERR_TYPE;
+        return not_split(p, end);
     p = space_skip(p + 1, end);
-    while (p < end && *p != '}' && *p != ']') {
+    while (p < end && (*p != close || *count > 0)) {
         struct member m = {NULL, NULL, 0, 0};
 
         if (*count == max)
             return ERR_BUSY;
-        if (open == '{') {
-            const char *after = string_skip(p, end);
-
-            m.key = p + 1;
-            m.key_len = (size_t)(after - p) - 2;
-            p = space_skip(after, end);
-            p = space_skip(p + 1, end); /* the colon */
-        }
+        if (open == '{' && !key_take(&p, end, &m))
+            return ERR_JSON;
         m.value = p;
-        p = value_skip(p, end);
+        e = json_skip(&p, end, 1);
+        if (e != ERR_OK)
+            return e;
         m.value_len = (size_t)(p - m.value);
         out[(*count)++] = m;
         p = space_skip(p, end);
-        if (p < end && *p == ',')
-            p = space_skip(p + 1, end);
+        if (p == end || *p != ',')
+            break;
+        p = space_skip(p + 1, end);
     }
-    return ERR_OK;
+    if (p == end || *p != close)
+        return ERR_JSON;
+    return space_skip(p + 1, end) == end ? ERR_OK : ERR_JSON;
 }
 
 enum err members_split(const char *text, size_t len, struct member *out, size_t max, size_t *count)

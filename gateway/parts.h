@@ -8,15 +8,16 @@
 #include "common/err.h"
 
 /*
- * Small JSON bodies of our own API, taken apart without losing a byte of their values: a mailbox
- * payload comes back as it was sent. The text must have passed json_verify(). Pure.
+ * JSON bodies of our own API, verified and taken apart in one pass without losing a byte of their
+ * values: a mailbox payload comes back as it was sent. Pure.
  */
 struct member {
     const char *key, *value; /* raw: key without its quotes, value as it stands */
     size_t key_len, value_len;
 };
 
-/* Splits an object; ERR_TYPE: not an object, ERR_BUSY: more than max members. */
+/* Splits an object; ERR_TYPE: not an object, ERR_BUSY: more than max members, ERR_JSON and
+ * ERR_DEPTH: no JSON text. */
 enum err members_split(const char *text, size_t len, struct member *out, size_t max, size_t *count);
 /* Splits an array into its elements (key_len 0). */
 enum err elements_split(const char *text, size_t len, struct member *out, size_t max,

@@ -35,6 +35,7 @@ enum listener { LISTENER_DATA = 1, LISTENER_ADMIN = 2, LISTENER_BOTH = 3 };
 struct gw;
 struct client;
 struct gw_key;
+struct gw_mail;
 struct mcp;
 struct gw_request;
 struct Slipstream__V1__SendRequest;
@@ -97,7 +98,7 @@ struct gw_request {
     const struct gw_key *key;
     const char *path; /* upstream path with its query, or the path of an API call */
     size_t path_len;
-    h2o_iovec_t segments[2];   /* what {x} of the route matched, raw */
+    h2o_iovec_t segments[3];   /* what {x} of the route matched, raw */
     struct identity *identity; /* from path and headers; READING only, the body may be stronger */
     const char *workflow_id, *agent_id, *parent_id, *group_id; /* in the h2o pool; "" = none */
     uint8_t strategy, priority;
@@ -140,9 +141,11 @@ struct gw_request {
     uint64_t receive_ns; /* it began */
     uint32_t receive_max, receive_wait_ms, receive_lease_ms;
     bool bulk, peek;
+    struct gw_mail *mail; /* api_mailbox.h; NULL for those who have no mail */
+    bool purge;
     void (*on_dispose)(struct gw_request *r); /* an API's own tidying up */
     struct mcp *mcp;                          /* POST /mcp only */
-    bool polling;
+    bool polling;                             /* ASKING, PUSHING: parked in the mailbox process */
     bool confirming; /* all is sent; the end follows when it has been written */
 };
 

@@ -36,28 +36,70 @@ struct gw_handler {
     enum listener listener;
 };
 
+/* A colon may come percent-encoded: some clients do that to the last part of a path. */
+static size_t colon_len(const char *at, const char *end)
+{
+    if (at < end && *at == ':')
+        return 1;
+    return end - at >= 3 && h2o_lcstris(at, 3, H2O_STRLIT("%3a")) ? 3 : 0;
+}
+
+/* Where the :word begins that ends this segment; NULL: it does not. */
+static const char *word_find(const char *from, const char *to, const char *word, size_t len)
+{
+    const char *at;
+
+    for (at = to; at > from && to - at < 3 + (ptrdiff_t)len; at--) {
+        size_t colon = colon_len(at, to);
+
+        if (colon > 0 && (size_t)(to - at) - colon == len - 1 &&
+            memcmp(at + colon, word + 1, len - 1) == 0)
+            return at;
+    }
+    return NULL;
+}
+
+/* {x} takes a whole segment, {x}:word what stands before :word in it. Moves both behind it. */
+static bool segment_take(const char **pattern, const char **path, const char *end,
+                         h2o_iovec_t *segment)
+{
+    const char *from = *path, *to = from, *word = strchr(*pattern, '}') + 1;
+    size_t word_len = strcspn(word, "/");
+
+    while (to < end && *to != '/')
+        to++;
+    *pattern = word + word_len;
+    *path = to;
+    if (word_len > 0)
+        to = word_find(from, to, word, word_len);
+    if (to == NULL || to == from)
+        return false;
+    *segment = h2o_iovec_init(from, (size_t)(to - from));
+    return true;
+}
+
 static bool path_matches(const char *pattern, const char *path, size_t len, h2o_iovec_t *segments)
 {
     const char *end = path + len;
     unsigned n = 0;
 
     while (*pattern != '\0') {
+        size_t step = 1;
+
         if (pattern[0] == '*')
             return path < end;
         if (pattern[0] == '{') {
-            const char *from = path;
-
-            while (path < end && *path != '/')
-                path++;
-            if (path == from || n == 2)
+            if (n == 3 || !segment_take(&pattern, &path, end, &segments[n++]))
                 return false;
-            segments[n++] = h2o_iovec_init(from, (size_t)(path - from));
-            pattern = strchr(pattern, '}') + 1;
             continue;
         }
-        if (path == end || *path != *pattern)
+        if (pattern[0] == ':')
+            step = colon_len(path, end);
+        else if (path == end || *path != *pattern)
             return false;
-        path++;
+        if (step == 0)
+            return false;
+        path += step;
         pattern++;
     }
     return path == end;
@@ -113,6 +155,7 @@ static enum err route_find(struct gw_request *r, enum listener listener)
     size_t len = query != NULL ? (size_t)(query - r->path) : r->path_len, i;
     h2o_iovec_t method = r->req->method;
     bool other_method = false, is_own = is_workflow_path(r->path, len);
+    char allow[64] = "";
 
     r->route = listener == LISTENER_ADMIN || is_own ? &no_admin_route : &no_route;
     for (i = 0; i < ROUTE_COUNT; i++) {
@@ -127,15 +170,20 @@ static enum err route_find(struct gw_request *r, enum listener listener)
             return strchr(row->path, '*') == NULL || path_is_plain(r->path, len) ? ERR_OK
                                                                                  : ERR_PATH;
         }
-        if (!other_method)
-            respond_add_header(r, "allow", row->method);
+        if (strlen(allow) + strlen(row->method) + 3 <= sizeof(allow)) {
+            strcat(allow, other_method ? ", " : "");
+            strcat(allow, row->method);
+        }
         other_method = true;
         if (row->dialect == DIALECT_PROBLEM)
             r->route = &no_admin_route;
         if (row->dialect == DIALECT_JSONRPC)
             r->route = &no_mcp_route;
     }
-    return other_method ? ERR_METHOD : ERR_PATH;
+    if (!other_method)
+        return ERR_PATH;
+    respond_add_header(r, "allow", allow);
+    return ERR_METHOD;
 }
 
 static enum err head_accept(struct gw_request *r, const char **why)

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/must.h"
+#include "gateway/api_mailbox.h"
 #include "gateway/client.h"
 #include "gateway/finish.h"
 #include "gateway/head.h"
@@ -37,6 +38,11 @@ void enter_READING(struct gw_request *r)
 void enter_ASKING(struct gw_request *r)
 {
     (void)r; /* the call is made by the endpoint */
+}
+
+void enter_PUSHING(struct gw_request *r)
+{
+    (void)r; /* api_mailbox_stream.c begins the answer */
 }
 
 static void digests_keep(struct gw_request *r)
@@ -285,6 +291,8 @@ void on_state_timer(struct gw_request *r)
     if (r->state == GW_WAITING && !waiting_is_over(r, now))
         return;
     if (r->state == GW_STREAMING && !streaming_is_over(r, now, &e))
+        return;
+    if (r->state == GW_PUSHING && !mail_stream_is_over(r, now, &e))
         return;
     if (now >= r->total_ns && r->state != GW_CLOSING)
         e = ERR_TOTAL;

@@ -51,7 +51,8 @@ struct gw {
     struct fleet fleet;
     struct engine_pool *pools; /* one per fleet index */
     struct rpc_client *scheduler, *mailbox;
-    char *rpc_key; /* shown in the hello; NULL: none */
+    struct mail_link *mail; /* mailbox_link.c */
+    char *rpc_key;          /* shown in the hello; NULL: none */
     struct gw_key *keys;
     size_t key_count;
     uint64_t body_bytes, body_budget;

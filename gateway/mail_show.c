@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/mail_show.h"
+
+#include <string.h>
+#include <time.h>
+
+enum wire { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
+
+struct field {
+    uint32_t number;
+    enum wire wire;
+    uint64_t value;         /* VARINT, FIXED64, FIXED32 */
+    struct mail_text bytes; /* BYTES */
+};
+
+static bool varint_take(const uint8_t **at, const uint8_t *end, uint64_t *out)
+{
+    uint64_t v = 0;
+    unsigned shift;
+
+    for (shift = 0; shift < 64 && *at < end; shift += 7) {
+        uint8_t b = *(*at)++;
+
+        v |= (uint64_t)(b & 0x7f) << shift;
+        if (b < 0x80) {
+            *out = v;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool fixed_take(const uint8_t **at, const uint8_t *end, unsigned bytes, uint64_t *out)
+{
+    unsigned i;
+
+    if ((size_t)(end - *at) < bytes)
+        return false;
+    *out = 0;
+    for (i = 0; i < bytes; i++)
+        *out |= (uint64_t)(*at)[i] << 8 * i;
+    *at += bytes;
+    return true;
+}
+
+/* The next field; false at the end and where it is damaged: *at is at end only in the first case.
+ */
+static bool field_next(const uint8_t **at, const uint8_t *end, struct field *f)
+{
+    const uint8_t *p = *at;
+    uint64_t tag, n;
+
+    if (p == end || !varint_take(&p, end, &tag) || tag >> 3 == 0 || tag >> 3 > UINT32_MAX)
+        return false;
+    f->number = (uint32_t)(tag >> 3);
+    f->wire = (enum wire)(tag & 7);
+    f->bytes = (struct mail_text){"", 0};
+    f->value = 0;
+    switch (f->wire) {
+    case VARINT:
+        if (!varint_take(&p, end, &f->value))
+            return false;
+        break;
+    case FIXED64:
+    case FIXED32:
+        if (!fixed_take(&p, end, f->wire == FIXED64 ? 8 : 4, &f->value))
+            return false;
+        break;
+    case BYTES:
+        if (!varint_take(&p, end, &n) || n > (size_t)(end - p))
+            return false;
+        f->bytes = (struct mail_text){(const char *)p, (size_t)n};
+        p += n;
+        break;
+    default:
+        return false;
+    }
+    *at = p;
+    return true;
+}
+
+bool mail_reply_read(const uint8_t *body, size_t len, struct mail_reply *out)
+{
+    const uint8_t *at = body, *end = len > 0 ? body + len : body;
+    struct field f;
+
+    *out = (struct mail_reply){.at = at, .end = end};
+    while (field_next(&at, end, &f)) {
+        if (f.number == 1 && f.wire == BYTES)
+            out->count++;
+        else if (f.number == 2)
+            out->parked = f.value != 0;
+        else if (f.number == 3)
+            out->poll = f.value;
+        else if (f.number == 4)
+            out->delivery = f.value;
+        else if (f.number == 5)
+            out->more = (uint32_t)f.value;
+    }
+    return at == end;
+}
+
+static void field_note(const struct field *f, struct mail_view *m)
+{
+    struct mail_text *const texts[] = {[1] = &m->message_id,
+                                       [2] = &m->source_agent,
+                                       [3] = &m->target_agent,
+                                       [4] = &m->message_type,
+                                       [5] = &m->payload,
+                                       [9] = &m->correlation_id,
+                                       [10] = &m->reply_to,
+                                       [11] = &m->group,
+                                       [15] = &m->receipt,
+                                       [17] = &m->dead_reason,
+                                       [18] = NULL};
+
+    if (f->wire == BYTES) {
+        if (f->number < sizeof(texts) / sizeof(texts[0]) && texts[f->number] != NULL)
+            *texts[f->number] = f->bytes;
+        return;
+    }
+    switch (f->number) {
+    case 6:
+        m->created_ms = f->value;
+        break;
+    case 7:
+        m->attempt = (uint32_t)f->value;
+        break;
+    case 8:
+        m->expires_ms = f->value;
+        break;
+    case 12:
+        m->priority = (uint32_t)f->value;
+        break;
+    case 16:
+        m->lease_expires_ms = f->value;
+        break;
+    case 18:
+        m->dead_ms = f->value;
+        break;
+    default:
+        break;
+    }
+}
+
+bool mail_reply_next(struct mail_reply *r, struct mail_view *out)
+{
+    static const struct mail_text none = {"", 0};
+    struct field f;
+
+    while (field_next(&r->at, r->end, &f)) {
+        const uint8_t *at, *end;
+
+        if (f.number != 1 || f.wire != BYTES)
+            continue;
+        at = (const uint8_t *)f.bytes.at;
+        end = at + f.bytes.len;
+        *out = (struct mail_view){none, none, none, none, none, none, none, none,
+                                  none, none, 0,    0,    0,    0,    0,    0};
+        while (field_next(&at, end, &f))
+            field_note(&f, out);
+        return at == end;
+    }
+    return false;
+}
+
+static char *digits_put(char *o, unsigned v, unsigned count)
+{
+    unsigned i;
+
+    for (i = count; i > 0; i--) {
+        o[i - 1] = (char)('0' + v % 10);
+        v /= 10;
+    }
+    return o + count;
+}
+
+void mail_show_time(struct buf *b, uint64_t wall_ms)
+{
+    time_t s = (time_t)(wall_ms / 1000);
+    char text[32], *o = text;
+    struct tm tm;
+
+    gmtime_r(&s, &tm);
+    *o++ = '"';
+    o = digits_put(o, (unsigned)tm.tm_year + 1900, 4);
+    *o++ = '-';
+    o = digits_put(o, (unsigned)tm.tm_mon + 1, 2);
+    *o++ = '-';
+    o = digits_put(o, (unsigned)tm.tm_mday, 2);
+    *o++ = 'T';
+    o = digits_put(o, (unsigned)tm.tm_hour, 2);
+    *o++ = ':';
+    o = digits_put(o, (unsigned)tm.tm_min, 2);
+    *o++ = ':';
+    o = digits_put(o, (unsigned)tm.tm_sec, 2);
+    *o++ = '.';
+    o = digits_put(o, (unsigned)(wall_ms % 1000), 3);
+    *o++ = 'Z';
+    *o++ = '"';
+    buf_add(b, text, (size_t)(o - text));
+}
+
+static void text_show(struct buf *b, const char *lead, const struct mail_text *t)
+{
+    buf_adds(b, lead);
+    buf_add_json(b, t->at, t->len);
+}
+
+static void text_maybe(struct buf *b, const char *lead, const struct mail_text *t)
+{
+    if (t->len > 0)
+        text_show(b, lead, t);
+}
+
+static void time_maybe(struct buf *b, const char *lead, uint64_t wall_ms)
+{
+    if (wall_ms == 0)
+        return;
+    buf_adds(b, lead);
+    mail_show_time(b, wall_ms);
+}
+
+static void payload_show(struct buf *b, const struct mail_text *p, bool one_line)
+{
+    size_t i, from = 0;
+
+    if (p->len == 0) {
+        buf_adds(b, "null");
+        return;
+    }
+    if (!one_line || (memchr(p->at, '\n', p->len) == NULL && memchr(p->at, '\r', p->len) == NULL)) {
+        buf_add(b, p->at, p->len);
+        return;
+    }
+    for (i = 0; i < p->len; i++)
+        if (p->at[i] == '\n' || p->at[i] == '\r') {
+            buf_add(b, p->at + from, i - from);
+            from = i + 1;
+        }
+    buf_add(b, p->at + from, p->len - from);
+}
+
+void mail_show(struct buf *b, const struct mail_view *m, bool one_line)
+{
+    text_show(b, "{\"message_id\":", &m->message_id);
+    text_show(b, ",\"source_agent\":", &m->source_agent);
+    text_show(b, ",\"target_agent\":", &m->target_agent);
+    text_show(b, ",\"message_type\":", &m->message_type);
+    text_maybe(b, ",\"correlation_id\":", &m->correlation_id);
+    text_maybe(b, ",\"reply_to\":", &m->reply_to);
+    text_maybe(b, ",\"group\":", &m->group);
+    if (m->priority > 0) {
+        buf_adds(b, ",\"priority\":");
+        buf_add_number(b, m->priority);
+    }
+    buf_adds(b, ",\"created_at\":");
+    mail_show_time(b, m->created_ms);
+    time_maybe(b, ",\"expires_at\":", m->expires_ms);
+    buf_adds(b, ",\"attempt\":");
+    buf_add_number(b, m->attempt);
+    text_maybe(b, ",\"receipt\":", &m->receipt);
+    time_maybe(b, ",\"lease_expires_at\":", m->lease_expires_ms);
+    text_maybe(b, ",\"dead_reason\":", &m->dead_reason);
+    time_maybe(b, ",\"dead_at\":", m->dead_ms);
+    buf_adds(b, ",\"payload\":");
+    payload_show(b, &m->payload, one_line);
+    buf_add(b, "}", 1);
+}
+
+size_t mail_show_event(struct buf *b, const struct mail_view *m)
+{
+    size_t at;
+
+    buf_adds(b, "id: ");
+    buf_add(b, m->message_id.at, m->message_id.len);
+    buf_adds(b, "\nevent: message\ndata: ");
+    at = b->len;
+    mail_show(b, m, true);
+    buf_adds(b, "\n\n");
+    return at;
+}
