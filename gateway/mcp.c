@@ -344,21 +344,56 @@ static void header_get(const struct gw_request *r, const char *name, const char 
     *len = at >= 0 ? r->req->headers.entries[at].value.len : 0;
 }
 
-/* Origin first: a page that has no business here learns nothing, not even if it has a key. */
-static enum err head_check_mcp(struct gw_request *r)
+/* A page that has no business here learns nothing, not even if it has a key; one that has may read
+ * the answer. */
+static enum err origin_check(struct gw_request *r)
 {
     const struct conf_list *allowed = &r->gw->conf->gateway.mcp_origins;
     const char *value;
     size_t len;
-    enum err e;
 
+    respond_add_header(r, "vary", "Origin");
     header_get(r, "origin", &value, &len);
-    if (value != NULL &&
-        !mcp_origin_is_allowed(value, len, r->req->authority.base, r->req->authority.len,
+    if (value == NULL)
+        return ERR_OK;
+    if (!mcp_origin_is_allowed(value, len, r->req->authority.base, r->req->authority.len,
                                r->req->scheme == &H2O_URL_SCHEME_HTTPS, allowed->items,
                                allowed->count))
         return ERR_ORIGIN;
-    e = keys_check(r);
+    respond_add_header(r, "access-control-allow-origin", request_strdup(r, value, len));
+    respond_add_header(r, "access-control-expose-headers", "x-request-id, retry-after");
+    return ERR_OK;
+}
+
+/* What browsers ask before a page's POST. Keys are not theirs to have yet. */
+void api_mcp_options(struct gw_request *r)
+{
+    enum err e = origin_check(r);
+    const char *value;
+    size_t len;
+
+    if (e != ERR_OK) {
+        respond_error(r, e, NULL, NULL);
+        return;
+    }
+    respond_add_header(r, "allow", "POST, OPTIONS");
+    respond_add_header(r, "access-control-allow-methods", "POST");
+    respond_add_header(r, "access-control-allow-headers", "*, authorization");
+    respond_add_header(r, "access-control-max-age", "600");
+    header_get(r, "access-control-request-private-network", &value, &len);
+    if (value != NULL)
+        respond_add_header(r, "access-control-allow-private-network", "true");
+    respond(r, 200, "", "", 0);
+}
+
+static enum err head_check_mcp(struct gw_request *r)
+{
+    const char *value;
+    size_t len;
+    enum err e = origin_check(r);
+
+    if (e == ERR_OK)
+        e = keys_check(r);
     if (e != ERR_OK)
         return e;
     header_get(r, "content-type", &value, &len);

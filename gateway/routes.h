@@ -35,6 +35,7 @@ void api_dead_list(struct gw_request *r);
 void api_dead_drop(struct gw_request *r);
 void api_dead_redrive(struct gw_request *r);
 void api_mcp(struct gw_request *r);
+void api_mcp_options(struct gw_request *r);
 void api_health(struct gw_request *r);
 void api_version(struct gw_request *r);
 void api_ready(struct gw_request *r);

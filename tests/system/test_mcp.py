@@ -280,11 +280,11 @@ def test_what_needs_no_answer_is_202(sim, body):
     assert (a.status, a.body) == (202, b"")
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
 def test_only_post(sim, method):
     a = sim.fetch(method, "/mcp", None, pairs(["Accept: text/event-stream"]))
     assert error_of(a, 405)["data"]["code"] == "method_not_allowed"
-    assert a.header("allow") == "POST"
+    assert a.header("allow").startswith("POST")
 
 
 def test_unknown_header_version(sim):
@@ -628,10 +628,25 @@ def test_origin(origins, origin, host, allowed):
     with rawhttp.RawClient(origins.port) as c:
         c.request("POST", "/mcp", '{"jsonrpc":"2.0","id":1,"method":"ping"}', [("Origin", origin)], host=host or "127.0.0.1")
         a = c.read_answer()
+    assert a.header("vary") == "Origin"
     if allowed:
-        assert a.status == 200
+        assert a.status == 200 and a.header("access-control-allow-origin") == origin
     else:
+        assert a.header("access-control-allow-origin") is None
         assert error_of(a, 403)["data"]["code"] == "origin_not_allowed" and "id" not in a.json()
+
+
+def test_pages_may_ask_first(origins):
+    def ask(origin, *more):
+        return origins.fetch("OPTIONS", "/mcp", None, pairs([f"Origin: {origin}", "Access-Control-Request-Method: POST", *more]))
+
+    a = ask("https://app.example", "Access-Control-Request-Private-Network: true")
+    assert (a.status, a.body, a.header("access-control-allow-origin"), a.header("access-control-allow-methods")) == (
+        200, b"", "https://app.example", "POST")
+    assert "authorization" in a.header("access-control-allow-headers") and a.header("access-control-allow-private-network") == "true"
+    assert ask("http://localhost:1").header("access-control-allow-private-network") is None
+    b = ask("http://evil.example")
+    assert b.status == 403 and b.header("access-control-allow-origin") is None
 
 
 @pytest.fixture(scope="module")
