@@ -6,6 +6,7 @@
  */
 #include <argp.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,6 +294,7 @@ int main(int argc, char **argv)
 
     snprintf(tag, sizeof(tag), "r%lx%x", (unsigned long)time(NULL), (unsigned)getpid());
     o.live.tag = tag;
+    signal(SIGPIPE, SIG_IGN); /* a server that hangs up is an error of one call */
     argp_err_exit_status = 64;
     argp_parse(&ARGP, argc, argv, 0, NULL, &o);
     if (o.compare != NULL)

