@@ -27,9 +27,11 @@
  * can be read, driven back or dropped. So every message that was taken in leaves by exactly one
  * door: delivered, purged, or (from the dead letters) forgotten, and each is counted.
  *
- * Order in a box: by priority, then by arrival; what came back is where it was, what was delayed
- * counts as arriving when it is due. Messages of one group are handed out strictly in order: while
- * one of them is handed out and not settled, later ones wait for it.
+ * Order in a box: by priority, then by arrival; what came back is where it was, what was delayed or
+ * driven back counts as arriving when it is due. Messages of one group are handed out strictly by
+ * arrival, whatever their priorities, several in one receive where there are: while any of them is
+ * handed out, leased or put off by its reader, all others wait. A reader of certain types gets one
+ * of a group only when it is its turn.
  */
 #define MBOX_ID_LEN 26u               /* of a message id drawn here: 128 bits in base 32 */
 #define MBOX_RECEIVE_BYTES (3u << 20) /* a receive stops before it grows beyond this */
@@ -47,9 +49,12 @@ struct mbox_limits {
     uint64_t total_bytes;       /* payloads as stored, and records */
     uint64_t max_payload_bytes; /* of one message */
     uint64_t ttl_ns, max_wait_ns, idle_ns, settle_ns;
-    uint32_t workflow_messages, total_messages; /* queued, delayed or handed out; dead ones too */
-    uint64_t workflow_bytes;                    /* payloads as sent */
-    bool drop_oldest;        /* a full box drops its oldest to the dead letters, else it refuses */
+    /* Whatever their state, dead letters too; 0: no limit. */
+    uint32_t workflow_messages, total_messages;
+    uint64_t workflow_bytes; /* payloads as sent */
+    /* A full box drops the oldest of its least priority to the dead letters; it refuses where all
+     * is in somebody's hands, and where it is set to. */
+    bool drop_oldest;
     uint32_t max_deliveries; /* then a message is dead; 0: never */
     uint32_t dead_messages;  /* of one box; beyond: the oldest is forgotten */
     uint64_t dead_ttl_ns, max_lease_ns, max_keep_ns;
@@ -63,7 +68,8 @@ struct mbox_key {
 
 /* A message as it comes in; strings may be NULL where optional. */
 struct mbox_draft {
-    const char *message_id; /* NULL or empty: drawn here */
+    /* NULL or empty: drawn here. ERR_VALUE: this box has 64 of this id already. */
+    const char *message_id;
     const char *source, *target, *type;
     const char *correlation_id, *reply_to, *group;
     uint32_t priority; /* 0 to 9, higher first */
@@ -193,6 +199,11 @@ struct mbox_view {
  * came with another body). What SENT promises holds only after the MBOX_COMMIT that follows.
  * RECEIVE, SETTLE, UNPARK, CLOSE, HOLD, DEAD and REDRIVE give one MBOX_REPLY, ACK one MBOX_ACKED
  * for each ack, in order. Any event may end parked polls before and after that: MBOX_POLL_END.
+ *
+ * ACKED: ERR_INVALID, no receipt at all; ERR_RECEIPT, not the last one of this message, or its
+ * lease is over (DONE is still taken while nobody has the message again). REDRIVE moves at most
+ * 10000 of one event, and stops where the box is full. DEAD after an id that is not there begins
+ * anew.
  */
 enum mbox_action_kind { MBOX_SENT, MBOX_REPLY, MBOX_POLL_END, MBOX_ACKED };
 
@@ -206,7 +217,8 @@ struct mbox_action {
     bool parked;           /* REPLY to RECEIVE */
     bool replayed;         /* SENT: the answer to an earlier request with this key */
     uint64_t lease_end_ns; /* ACKED, after EXTEND: of the core's clock */
-    uint32_t more;         /* messages left in the box; REPLY to DEAD: dead letters behind these */
+    /* Messages left in the box; REPLY to DEAD: dead letters behind these, counted up to 1000. */
+    uint32_t more;
     uint64_t waited_ns;    /* POLL_END */
     uint32_t first, count; /* into views (REPLY, POLL_END) or names (SENT: queued for) */
     uint32_t dropped,

@@ -134,6 +134,8 @@ static inline void commit(struct fixture *f, bool ok)
 {
     struct mbox_event e = {.kind = MBOX_COMMIT};
 
+    if (ok)
+        assert_int_equal(f->store->ops->commit(f->store), ERR_OK);
     e.commit.ok = ok;
     step(f, &e);
 }
@@ -240,6 +242,77 @@ static inline enum err settle(struct fixture *f, uint64_t peer, uint64_t deliver
     e.settle.done = done;
     step(f, &e);
     return reply(f)->err;
+}
+
+static inline enum err ack(struct fixture *f, const char *agent, struct mbox_ack a)
+{
+    struct mbox_event e = {.kind = MBOX_ACK};
+
+    e.ack.box = (struct mbox_key){"t", "w", agent};
+    e.ack.acks = &a;
+    e.ack.ack_count = 1;
+    e.ack.wall_ms = f->now / MS;
+    step(f, &e);
+    assert_true(f->out.len >= 1 && f->out.items[0].kind == MBOX_ACKED);
+    return f->out.items[0].err;
+}
+
+/* What is needed to speak of a leased message later. */
+struct leased {
+    char id[300], receipt[MBOX_RECEIPT_MAX];
+    uint64_t delivery;
+};
+
+static inline struct leased lease(struct fixture *f, const char *agent, uint32_t lease_ms)
+{
+    const struct mbox_action *a =
+        receive_as(f, (struct reading){.agent = agent, .peer = 1, .max = 1, .lease_ms = lease_ms});
+    struct leased l = {.delivery = a->delivery};
+
+    assert_int_equal(a->count, 1);
+    snprintf(l.id, sizeof(l.id), "%s", view(f, a, 0)->letter.id);
+    strcpy(l.receipt, view(f, a, 0)->receipt);
+    return l;
+}
+
+static inline enum err ack_leased(struct fixture *f, const char *agent, const struct leased *l,
+                                  enum mbox_ack_kind kind)
+{
+    return ack(f, agent,
+               (struct mbox_ack){.message_id = l->id, .receipt = l->receipt, .kind = kind});
+}
+
+static inline struct mbox_box_info box_info(const struct fixture *f, const char *agent)
+{
+    struct mbox_box_info info = {0};
+
+    mbox_box_find(f->core, f->now, (struct mbox_key){"t", "w", agent}, &info);
+    return info;
+}
+
+static inline const struct mbox_action *list_dead(struct fixture *f, const char *agent,
+                                                  uint32_t max, const char *after)
+{
+    struct mbox_event e = {.kind = MBOX_DEAD};
+
+    e.dead.box = (struct mbox_key){"t", "w", agent};
+    e.dead.max = max;
+    e.dead.after = after;
+    step(f, &e);
+    return reply(f);
+}
+
+static inline const struct mbox_action *redrive(struct fixture *f, const char *agent,
+                                                const char *id, bool drop)
+{
+    struct mbox_event e = {.kind = MBOX_REDRIVE};
+
+    e.redrive.box = (struct mbox_key){"t", "w", agent};
+    e.redrive.message_ids = &id;
+    e.redrive.id_count = id != NULL;
+    e.redrive.drop = drop;
+    step(f, &e);
+    return reply(f);
 }
 
 static inline void peer_gone(struct fixture *f, uint64_t peer)
