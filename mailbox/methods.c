@@ -171,7 +171,7 @@ static void method_get_status(const struct call *c, const void *request)
     status.leased = t.leased;
     status.store = unconst(c->s->store->ops->name);
     status.store_bytes = stats.disk_bytes;
-    status.store_failing = c->s->turn.failing || stats.failing;
+    status.store_failing = c->s->turn.failing;
     rpc_reply(c->s->rpc, c->token, ERR_OK, &status.base);
 }
 

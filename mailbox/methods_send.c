@@ -112,7 +112,7 @@ static enum err may_send(const struct server *s, const Slipstream__V1__SendReque
 
     if (e == ERR_OK && s->draining)
         e = ERR_DRAINING;
-    if (e == ERR_OK && s->turn.failing)
+    if (e == ERR_OK && s->turn.shut)
         e = ERR_STORE;
     return e;
 }

@@ -89,49 +89,43 @@ static void answers_send(struct turn *t, bool ok)
 static void tell_failing(struct turn *t, bool failing)
 {
     if (failing && !t->failing)
-        log_error("store_failing", "store=%s reason=\"sends are refused until it can be written\"",
-                  t->server->store->ops->name);
+        log_error("sends_refused", "reason=\"the store cannot be written\"");
     if (!failing && t->failing)
-        log_info("store_recovered", "store=%s", t->server->store->ops->name);
+        log_info("sends_taken", "reason=\"the store can be written again\"");
     t->failing = failing;
 }
 
 void turn_commit(struct turn *t)
 {
     struct server *s = t->server;
-    struct mbox_event e = {.kind = MBOX_COMMIT};
+    struct mbox_event e = {.kind = MBOX_COMMIT, .commit = {.ok = true}};
+    struct mbox_store_stats stats;
     uint64_t start;
-    bool ok = true;
 
-    if (t->failing || mbox_needs_commit(s->core)) {
+    if (t->shut || mbox_needs_commit(s->core)) {
         start = clock_ns();
-        ok = s->store->ops->commit(s->store) == ERR_OK;
-        meters_committed(s->meters, clock_ns() - start, ok);
-        tell_failing(t, !ok);
-        e.commit.ok = ok;
+        e.commit.ok = s->store->ops->commit(s->store) == ERR_OK;
+        meters_committed(s->meters, clock_ns() - start, e.commit.ok);
+        t->shut = !e.commit.ok;
+        s->store->ops->stats(s->store, &stats); /* where nothing was written nothing was learned */
+        tell_failing(t, t->shut || stats.failing);
         mbox_step(s->core, clock_ns(), &e, &s->out);
         server_finish_step(s);
     }
-    answers_send(t, ok);
+    answers_send(t, e.commit.ok);
 }
 
 void turn_end(struct turn *t)
 {
     struct server *s = t->server;
     struct timers *timers = loop_timers(s->loop);
-    bool due = !timer_is_running(&t->retry);
 
-    /* One try for each retry while it fails; what was promised cannot wait for that. */
-    if (t->failing ? due : (t->len > 0 || mbox_needs_commit(s->core)))
-        turn_commit(t);
-    else if (t->len > 0)
+    if (t->shut && timer_is_running(&t->retry))
         answers_send(t, false);
-    if (t->failing) {
-        if (due)
-            timer_start(timers, &t->retry, clock_ns() + RETRY_NS);
-    } else if (!mbox_needs_commit(s->core)) {
+    else if (t->shut || t->len > 0 || mbox_needs_commit(s->core))
+        turn_commit(t);
+    if (!t->shut && !mbox_needs_commit(s->core))
         timer_stop(timers, &t->retry);
-    } else if (due) {
-        timer_start(timers, &t->retry, clock_ns() + LAZY_NS);
-    }
+    else if (!timer_is_running(&t->retry))
+        timer_start(timers, &t->retry, clock_ns() + (t->shut ? RETRY_NS : LAZY_NS));
 }

@@ -13,8 +13,8 @@
  * commit makes all of it last, and only then those who were promised something hear of it. So what
  * a lasting store costs is shared by everybody who called in the same turn.
  *
- * While the store cannot be written, sends are refused without being tried, everything else goes
- * on, and a commit is tried again now and then. Acks and the like hold from the moment at which
+ * While the store cannot be written, sends are refused without being tried but for a few now and
+ * then, and everything else goes on. Acks and the like hold from the moment at which
  * they were taken: they are answered as they are, and last from the next good commit on.
  */
 /* Messages that wait for one commit; with more it comes inside the turn. */
@@ -36,8 +36,9 @@ struct turn {
     struct flow **flows; /* one for each copy sent */
     size_t flow_len, flow_cap;
     uint32_t weight;
-    bool failing;       /* the last commit failed */
-    struct timer retry; /* runs while failing, or while something waits for the next turn's end */
+    bool failing;       /* the store could not be written, and has not been since */
+    bool shut;          /* the last commit failed: no sends until the next try */
+    struct timer retry; /* runs while shut, or while something waits for the next turn's end */
     struct server *server;
 };
 
