@@ -14,8 +14,8 @@
  *
  * The database has free pages after a backlog was read. They are used again, and given back to the
  * file system when they are many: where little else is left by writing that anew, else
- * (auto_vacuum=INCREMENTAL, for which every page costs an entry in a map: 0.8 of 4.9 us a message)
- * a few at a time from the end of the file.
+ * (auto_vacuum=INCREMENTAL, for which every page costs an entry in a map: up to a fifth of the CPU
+ * time) a few at a time from the end of the file.
  */
 #define FREE_ENOUGH (8u << 20) /* bytes of free pages that are left alone */
 #define LIVE_LITTLE (4u << 20) /* bytes that can be written anew in one go */

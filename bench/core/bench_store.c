@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The mailbox stores alone, in one thread: messages of 1 KiB of random bytes come in groups of 64
+ * The mailbox stores alone, in one thread: messages of 1 KiB of random bytes come in groups
  * with a commit each, are read once and removed with the group after (or with a later one, as far
  * behind as depth says). Messages a second, CPU time of each, and how long commits take, as one
  * JSON object per store.
  *
- * bench_store [memory | sqlite FILE | power FILE] [messages] [depth]
+ * bench_store [memory | sqlite FILE | power FILE] [messages] [depth] [group]
  * Without arguments: memory, and sqlite in /dev/shm and in the working directory.
  */
 #include <stdio.h>
@@ -18,7 +18,7 @@
 #include "common/must.h"
 #include "mailbox/store.h"
 
-#define GROUP 64u
+#define GROUP 64u /* where not given */
 #define PAYLOAD 1024u
 #define CACHE (64u << 20)
 
@@ -27,7 +27,7 @@ struct bench {
     uint64_t *refs;
     uint64_t next, tail; /* ids appended and removed so far */
     double *commit_us;
-    size_t commits;
+    size_t commits, group;
     struct buf out;
 };
 
@@ -96,10 +96,10 @@ static void run(struct bench *b, const char *where, size_t messages, size_t dept
     start = now_us(CLOCK_MONOTONIC);
     cpu = now_us(CLOCK_PROCESS_CPUTIME_ID);
     while (b->tail < messages) {
-        for (i = 0; i < GROUP && b->next < messages; i++)
+        for (i = 0; i < b->group && b->next < messages; i++)
             append(b, noise);
-        while (b->tail + depth + GROUP < b->next ||
-               (b->next == messages && b->tail < messages && i++ < GROUP))
+        while (b->tail + depth + b->group < b->next ||
+               (b->next == messages && b->tail < messages && i++ < b->group))
             take(b);
         commit = now_us(CLOCK_MONOTONIC);
         must(b->store->ops->commit(b->store) == ERR_OK);
@@ -136,16 +136,16 @@ static void unlink_all(const char *path)
     }
 }
 
-static void measure(const char *kind, const char *path, size_t messages, size_t depth)
+static void measure(const char *kind, const char *path, size_t messages, size_t depth, size_t group)
 {
     struct store_sqlite_conf conf = {.path = path,
                                      .compress_bytes = 4096,
                                      .cache_bytes = CACHE,
                                      .power_safe = strcmp(kind, "power") == 0};
-    struct bench b = {0};
+    struct bench b = {.group = group};
 
     b.refs = calloc(messages, sizeof(b.refs[0]));
-    b.commit_us = calloc(messages / GROUP * 2 + 2 * depth + 2, sizeof(double));
+    b.commit_us = calloc(messages / group * 2 + 2 * depth + 4, sizeof(double));
     must(b.refs != NULL && b.commit_us != NULL);
     if (path == NULL) {
         b.store = store_memory_open(4096);
@@ -167,16 +167,17 @@ int main(int argc, char **argv)
     int file = argc > 1 && strcmp(argv[1], "memory") != 0;
     size_t messages = argc > 2 + file ? strtoul(argv[2 + file], NULL, 10) : 200000;
     size_t depth = argc > 3 + file ? strtoul(argv[3 + file], NULL, 10) : 0;
+    size_t group = argc > 4 + file ? strtoul(argv[4 + file], NULL, 10) : GROUP;
     char shm[64];
 
     if (argc > 1) {
-        measure(argv[1], file && argc > 2 ? argv[2] : NULL, messages, depth);
+        measure(argv[1], file && argc > 2 ? argv[2] : NULL, messages, depth, group);
         return 0;
     }
     snprintf(shm, sizeof(shm), "/dev/shm/bench_store.%d.db", (int)getpid());
-    measure("memory", NULL, messages, depth);
-    measure("sqlite", shm, messages, depth);
-    measure("sqlite", "bench_store.db", messages, depth);
-    measure("power", "bench_store.db", messages / 10, depth);
+    measure("memory", NULL, messages, depth, group);
+    measure("sqlite", shm, messages, depth, group);
+    measure("sqlite", "bench_store.db", messages, depth, group);
+    measure("power", "bench_store.db", messages / 10, depth, group);
     return 0;
 }
