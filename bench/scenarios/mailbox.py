@@ -32,17 +32,18 @@ def apart(yes):
 
 
 class Mailbox(Target):
-    """A mailbox process by itself, or with a gateway and a scheduler in front."""
+    """A mailbox with its scheduler, to which it tells what came for whom; with an upstream a gateway in front."""
 
     def __init__(self, bench, store, upstream=None):
         port, folder = free_port(), bench.subdir()
         conf = bench.fill("mailbox.yaml.in", os.path.join(folder, "slipstream.yaml"), PORT=port, DIR=folder, STORE=store,
                           UPSTREAM=upstream.port if upstream else free_port())
         self.url = f"ipc://{folder}/sock/mailbox"
+        helpers = [bench.start([program("slipstream-scheduler"), "--config", conf], LOAD_CPUS)]
         self.mailbox = bench.start([program("slipstream-mailbox"), "--config", conf], TEST_CPUS)
-        helpers, front = [], [self.mailbox]
+        front = [self.mailbox]
         if upstream:
-            helpers = [self.mailbox, bench.start([program("slipstream-scheduler"), "--config", conf], LOAD_CPUS)]
+            helpers.append(self.mailbox)
             front = [bench.start([program("slipstream-gateway"), "--config", conf, "--instance", "1"], TEST_CPUS)]
         super().__init__(bench, port, front[0], helpers, front)
         self.tool("--status")  # waits until it is up
