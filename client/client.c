@@ -22,7 +22,8 @@
 #define DEFAULT_TIMEOUT_MS 5000u
 #define IDLE_NS (10 * NS_PER_S)
 #define WAITING_MAX 8191u
-#define CLOSE_MS 1000u /* longest time for deliveries to be settled */
+#define RING_BUSY_MS 1000u /* megabytes fill a ring faster than its reader empties it */
+#define CLOSE_MS 1000u     /* longest time for deliveries to be settled */
 
 _Static_assert(SLIPSTREAM_BUSY == (int)ERR_BUSY, "");
 _Static_assert(SLIPSTREAM_TIMEOUT == (int)ERR_TIMEOUT, "");
@@ -266,7 +267,8 @@ static enum err link_open(struct link *l)
         .key = l->owner->key,
         .tls_ca_file = l->owner->tls_ca_file,
         .allow_plain_tcp = l->owner->allow_plain_tcp,
-        .channel = RPC_NNG,
+        .channel = l->side == SIDE_MAILBOX ? RPC_AUTO : RPC_NNG,
+        .ring_busy_ms = RING_BUSY_MS,
         .arg = l,
         .on_up = on_up,
         .on_down = on_down,

@@ -19,13 +19,15 @@
 
 /*
  * The library against a scripted mailbox in the same process: on the test's own thread where calls
- * are started, on a thread of its own while the test blocks.
+ * are started, on a thread of its own while the test blocks. All tests run over nng, and over
+ * rings.
  */
 static struct loop *loop;
 static struct rpc_server *server;
 static struct slipstream *s;
 static char dir[] = "/tmp/slip-client-XXXXXX";
-static char url[100];
+static char url[100], ring_path[100];
+static bool over_rings;
 
 /* What the mailbox does, and what it saw: "send:m1 receive:7 settle:5+ ..." */
 static struct {
@@ -271,6 +273,7 @@ static void mailbox_open(uint64_t epoch)
     const struct rpc_server_conf conf = {
         .urls = urls,
         .url_count = 1,
+        .ring_path = over_rings ? ring_path : NULL,
         .service = &slipstream__v1__mailbox__descriptor,
         .epoch = epoch,
         .max_peers = 4,
@@ -368,6 +371,7 @@ static int setup(void **state)
 
     (void)state;
     snprintf(url, sizeof(url), "ipc://%s/mailbox%u", dir, number++);
+    snprintf(ring_path, sizeof(ring_path), "%s/ring%u", dir, number);
     memset(&box, 0, sizeof(box));
     forget();
     box.messages = 1;
@@ -389,6 +393,7 @@ static int teardown(void **state)
     mailbox_close();
     loop_free(loop);
     unlink(url + strlen("ipc://"));
+    unlink(ring_path);
     if (box.send != NULL)
         slipstream__v1__send_request__free_unpacked(box.send, NULL);
     if (box.receive != NULL)
@@ -461,6 +466,7 @@ static void every_part_of_a_message_goes_there(void **state)
     serve_start();
     assert_int_equal(slipstream_send(s, &o, m, 2, &sent), 0);
     serve_end();
+    assert_int_equal(rpc_client_is_ring(s->links[SIDE_MAILBOX].rpc), over_rings);
     assert_int_equal(sent->count, 2);
     assert_true(sent->replayed);
     assert_string_equal(sent->items[1].id, "i");
@@ -958,7 +964,9 @@ int main(void)
     int failed;
 
     assert_non_null(mkdtemp(dir));
-    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    failed = cmocka_run_group_tests_name("over nng", tests, NULL, NULL);
+    over_rings = true;
+    failed += cmocka_run_group_tests_name("over rings", tests, NULL, NULL);
     buf_fini(&seen);
     rmdir(dir);
     return failed;
