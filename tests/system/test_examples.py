@@ -54,6 +54,16 @@ def test_openai_node(sim, tmp_path):
     assert s["cache_hit_rate"] > 0
 
 
+def test_native_python(sim):
+    pytest.importorskip("pynng")
+    pytest.importorskip("grpc_tools")
+    url = f"ipc://{sim.run_dir}/sock/mailbox"
+    out = run(sim, sys.executable, EXAMPLES / "native_python.py", url)
+    box = json.loads(out.splitlines()[-1])
+    assert (box["sent"], box["delivered"], box["leased"]) == (1, 1, 0), out
+    assert "chapter-1" in out
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl(sim):
     check(sim, json.loads(run(sim, "sh", EXAMPLES / "curl.sh", WORKFLOW=f"curl-{os.getpid()}")))
