@@ -678,6 +678,40 @@ def test_body_too_large(sim):
     assert error_of(a, 413)["data"]["code"] == "request_too_large"
 
 
+def test_payload_over_the_limit(sim):
+    a = Agent(sim, new_workflow(), "a")
+    assert a.fails("send_message", {"target_agent": "a", "payload": "x" * (1 << 20)})["code"] == "request_too_large"
+    big = "x" * ((1 << 20) - 2)
+    a.ok("send_message", {"target_agent": "a", "payload": big})
+    assert a.ok("receive_messages")["messages"][0]["payload"] == big
+
+
+def test_worker_that_shuts_down_ends_waiting_calls():
+    with Fleet(engines=0) as f:
+        got = {}
+        t = threading.Thread(target=lambda: got.update(Agent(f, "w", "b").ok("receive_messages", {"wait": 60}, timeout=70)))
+        t.start()
+        wait_parked(f, "w", "b")
+        f.workers[0].stop()
+        t.join(secs(10))
+        assert got == {"messages": [], "more": 0}
+        f.workers[0].restart()
+
+
+def test_mailbox_that_comes_back_finds_who_waited():
+    with Fleet(engines=0) as f:
+        got = {}
+        t = threading.Thread(target=lambda: got.update(Agent(f, "w", "b").ok("receive_messages", {"wait": 60}, timeout=70)))
+        t.start()
+        wait_parked(f, "w", "b")
+        f.mailbox.kill9()
+        f.mailbox.restart()
+        wait_parked(f, "w", "b")
+        sent = Agent(f, "w", "a").ok("send_message", {"target_agent": "b", "payload": 1})
+        t.join(secs(20))
+        assert [m["message_id"] for m in got["messages"]] == [sent["message_id"]]
+
+
 def test_calls_are_counted(sim):
     def count():
         return parse_metrics(sim.get("/metrics").body.decode()).sum("slipstream_gateway_mcp_calls_total", tool="list_agents")
@@ -685,3 +719,76 @@ def test_calls_are_counted(sim):
     before = count()
     Agent(sim, new_workflow()).fails("list_agents")
     assert count() == before + 1
+
+
+# -- leases, keys, order --
+
+def test_leased_message_is_settled_in_every_way(sim):
+    w = new_workflow()
+    a, b = Agent(sim, w, "a"), Agent(sim, w, "b")
+    sent = a.ok("send_message", {"target_agent": "b", "payload": 1})
+    m = b.ok("receive_messages", {"lease": 30})["messages"][0]
+    assert m["message_id"] == sent["message_id"] and m["attempt"] == 1 and m["receipt"] and m["lease_expires_at"]
+    assert b.ok("receive_messages")["messages"] == []
+    this = {"message_id": m["message_id"], "receipt": m["receipt"]}
+    longer = b.ok("ack_message", {**this, "action": "extend", "lease": 600})
+    assert longer["action"] == "extend" and longer["lease_expires_at"] > m["lease_expires_at"]
+    assert b.ok("ack_message", {**this, "action": "nack"}) == {"message_id": m["message_id"], "action": "nack"}
+    again = b.ok("receive_messages", {"lease": 30, "wait": 10})["messages"][0]
+    assert again["attempt"] == 2 and again["receipt"] != m["receipt"]
+    e = b.fails("ack_message", this)
+    assert e["code"] == "stale_receipt" and "retry_after" not in e
+    assert b.ok("ack_message", {**this, "receipt": again["receipt"]}) == {"message_id": m["message_id"], "action": "ack"}
+    assert box(sim, w, "b")["depth"] == 0
+    assert b.fails("ack_message", {**this, "receipt": "nonsense!"})["code"] == "invalid_request"
+
+
+def test_lease_that_ends_gives_the_message_to_who_waits(sim):
+    w = new_workflow()
+    b = Agent(sim, w, "b")
+    Agent(sim, w, "a").ok("send_message", {"target_agent": "b", "payload": 1})
+    assert b.ok("receive_messages", {"lease": 0.1})["messages"][0]["attempt"] == 1
+    assert b.ok("receive_messages", {"wait": 20})["messages"][0]["attempt"] == 2
+
+
+def test_nack_with_delay_comes_later(sim):
+    w = new_workflow()
+    b = Agent(sim, w, "b")
+    Agent(sim, w, "a").ok("send_message", {"target_agent": "b", "payload": 1})
+    m = b.ok("receive_messages", {"lease": 30})["messages"][0]
+    b.ok("ack_message", {"message_id": m["message_id"], "receipt": m["receipt"], "action": "nack", "delay": 0.2})
+    assert b.ok("receive_messages")["messages"] == []
+    assert b.ok("receive_messages", {"wait": 20})["messages"][0]["attempt"] == 2
+
+
+def test_idempotency_key_sends_once(sim):
+    w = new_workflow()
+    a, b = Agent(sim, w, "a"), Agent(sim, w, "b")
+    args = {"target_agent": "b", "payload": {"n": 1}, "idempotency_key": "k"}
+    first, second = a.ok("send_message", args), a.ok("send_message", args)
+    assert second == {**first, "replayed": True} and first["replayed"] is False
+    assert a.fails("send_message", {**args, "payload": {"n": 2}})["code"] == "idempotency_key_reused"
+    assert len(b.ok("receive_messages")["messages"]) == 1
+
+
+def test_priority_and_delay(sim):
+    w = new_workflow()
+    a, b = Agent(sim, w, "a"), Agent(sim, w, "b")
+    a.ok("send_message", {"target_agent": "b", "payload": "late", "delay": 0.3, "priority": 9})
+    a.ok("send_message", {"target_agent": "b", "payload": "plain"})
+    a.ok("send_message", {"target_agent": "b", "payload": "urgent", "priority": 5})
+    assert [m["payload"] for m in b.ok("receive_messages")["messages"]] == ["urgent", "plain"]
+    assert [m["payload"] for m in b.ok("receive_messages", {"wait": 20})["messages"]] == ["late"]
+
+
+def test_leased_messages_survive_a_client_that_dies(sim):
+    """The answer was written, nobody settles: they come back. A client gone before it: at once."""
+    w = new_workflow()
+    b = Agent(sim, w, "b")
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "receive_messages", "arguments": {"lease": 600, "wait": 60}}}
+    with rawhttp.RawClient(sim.port) as c:
+        c.request("POST", "/mcp", body, pairs(b.headers))
+        wait_parked(sim, w, "b")
+    wait_parked(sim, w, "b", 0)
+    Agent(sim, w, "a").ok("send_message", {"target_agent": "b", "payload": 1})
+    assert len(b.ok("receive_messages", {"lease": 30, "wait": 20})["messages"]) == 1
