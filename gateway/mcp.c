@@ -203,36 +203,35 @@ static void on_list(struct gw_request *r)
 
 static void on_call(struct gw_request *r)
 {
-    struct mcp *m = r->mcp;
-    const struct rpc_message *msg = &m->messages[m->at];
-    struct member args = msg->arguments;
+    const struct rpc_message *msg = &r->mcp->messages[r->mcp->at];
+    struct member raw = msg->arguments;
+    enum mcp_tool tool = MCP_TOOLS;
     struct mcp_fault fault;
+    struct mcp_args args;
     char text[64];
     enum err e;
 
-    if (args.value != NULL && args.value[0] == 'n')
-        args = (struct member){.value = NULL};
-    m->tool = MCP_TOOLS;
+    if (raw.value != NULL && raw.value[0] == 'n')
+        raw = (struct member){.value = NULL};
     if (msg->name.value != NULL &&
         member_string(msg->name.value, msg->name.value_len, text, sizeof(text)) == ERR_OK)
-        m->tool = mcp_tool_find(text);
-    if (m->tool == MCP_TOOLS || (args.value != NULL && !rpc_is_object(&args))) {
+        tool = mcp_tool_find(text);
+    if (tool == MCP_TOOLS || (raw.value != NULL && !rpc_is_object(&raw))) {
         answer_error(r, RPC_PARAMS,
-                     m->tool == MCP_TOOLS ? "There is no tool of this name; tools/list says which "
-                                            "there are."
-                                          : "params.arguments must be an object.",
+                     tool == MCP_TOOLS ? "There is no tool of this name; tools/list says which "
+                                         "there are."
+                                       : "params.arguments must be an object.",
                      NULL);
         message_end(r);
         return;
     }
-    worker_label_count(r->gw, GW_M_mcp_calls, mcp_tool_name(m->tool), 1);
-    m->args = request_alloc(r, sizeof(*m->args));
-    e = mcp_args_read(m->tool, args.value, args.value_len, &m->defaults,
-                      request_alloc(r, mcp_args_room(args.value_len)), m->args, &fault);
+    worker_label_count(r->gw, GW_M_mcp_calls, mcp_tool_name(tool), 1);
+    e = mcp_args_read(tool, raw.value, raw.value_len, &r->mcp->defaults,
+                      request_alloc(r, mcp_args_room(raw.value_len)), &args, &fault);
     if (e != ERR_OK)
         mcp_tool_failed(r, e, fault.param, fault.text, -1);
     else
-        mcp_tool_start(r);
+        mcp_tool_start(r, tool, &args);
 }
 
 /*
@@ -494,7 +493,7 @@ void api_mcp(struct gw_request *r)
         return;
     }
     /* Waiting calls are many: each keeps only what it has. */
-    m->messages = request_alloc(r, (m->count + 1) * sizeof(*m->messages));
+    m->messages = request_alloc(r, (m->count > 0 ? m->count : 1) * sizeof(*m->messages));
     memcpy(m->messages, messages, m->count * sizeof(*messages));
     r->mcp = m;
     judge(r);

@@ -16,13 +16,14 @@ struct mcp { /* one POST; in the request's memory */
     bool is_batch, running, waiting;
     enum mcp_version version;
     struct mcp_defaults defaults;
-    enum mcp_tool tool; /* of the call that is being answered, with its arguments */
-    struct mcp_args *args;
-    const char *part; /* of an answer that takes two calls */
+    const char *part;       /* of an answer that takes two calls */
+    const char *message_id; /* ack_message: what is being settled, */
+    const char *action;     /* and how */
 };
 
-/* Starts the tool that r->mcp names. It ends in one of the two below, perhaps at once. */
-void mcp_tool_start(struct gw_request *r);
+/* Starts a tool. It ends in one of the two below, perhaps at once. args is not kept, its texts are
+ * r's memory. */
+void mcp_tool_start(struct gw_request *r, enum mcp_tool tool, const struct mcp_args *args);
 /* The call's result: a JSON object; freed here. r may be gone afterwards. */
 void mcp_tool_done(struct gw_request *r, struct buf *result);
 /* The call has failed; the model reads why. text: NULL for the error's own. r may be gone. */

@@ -7,25 +7,20 @@
 #include "gateway/api_mailbox.h"
 #include "gateway/api_workflow.h"
 #include "gateway/ask.h"
+#include "gateway/client.h"
 #include "gateway/mailbox_link.h"
 #include "gateway/mcp.h"
 #include "gateway/methods.h"
 #include "gateway/worker.h"
 
-/* An argument of the call that is being answered. */
-static const struct mcp_value *arg(const struct gw_request *r, enum mcp_arg a)
+static char *text_of(const struct mcp_args *args, enum mcp_arg a)
 {
-    return &r->mcp->args->v[a];
+    return (char *)(uintptr_t)args->v[a].text;
 }
 
-static char *text_of(const struct gw_request *r, enum mcp_arg a)
+static uint32_t ms_of(const struct mcp_args *args, enum mcp_arg a)
 {
-    return (char *)(uintptr_t)arg(r, a)->text;
-}
-
-static uint32_t ms_of(const struct gw_request *r, enum mcp_arg a)
-{
-    double ms = arg(r, a)->number * 1000;
+    double ms = args->v[a].number * 1000;
 
     return ms > 0 && ms < 1 ? 1 : (uint32_t)ms;
 }
@@ -68,29 +63,29 @@ static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, 
         mcp_tool_failed(r, e, NULL, NULL, retry_ms);
 }
 
-static void send_start(struct gw_request *r)
+static void send_start(struct gw_request *r, const struct mcp_args *args)
 {
     Slipstream__V1__SendRequest *q = request_alloc(r, sizeof(*q));
     Slipstream__V1__Message *m = request_alloc(r, sizeof(*m));
-    const struct mcp_value *payload = arg(r, MCP_SEND_payload);
+    const struct mcp_value *payload = &args->v[MCP_SEND_payload];
 
     slipstream__v1__message__init(m);
-    m->source_agent = text_of(r, MCP_SEND_source_agent);
-    m->target_agent = text_of(r, MCP_SEND_target_agent);
-    m->message_type = text_of(r, MCP_SEND_message_type);
-    m->correlation_id = text_of(r, MCP_SEND_correlation_id);
-    m->reply_to = text_of(r, MCP_SEND_reply_to);
-    m->group = text_of(r, MCP_SEND_group);
-    m->priority = (uint32_t)arg(r, MCP_SEND_priority)->number;
-    m->ttl_ms = ms_of(r, MCP_SEND_ttl);
-    m->delay_ms = ms_of(r, MCP_SEND_delay);
+    m->source_agent = text_of(args, MCP_SEND_source_agent);
+    m->target_agent = text_of(args, MCP_SEND_target_agent);
+    m->message_type = text_of(args, MCP_SEND_message_type);
+    m->correlation_id = text_of(args, MCP_SEND_correlation_id);
+    m->reply_to = text_of(args, MCP_SEND_reply_to);
+    m->group = text_of(args, MCP_SEND_group);
+    m->priority = (uint32_t)args->v[MCP_SEND_priority].number;
+    m->ttl_ms = ms_of(args, MCP_SEND_ttl);
+    m->delay_ms = ms_of(args, MCP_SEND_delay);
     m->payload.data = (uint8_t *)(uintptr_t)payload->text;
     m->payload.len = payload->len;
     slipstream__v1__send_request__init(q);
     q->messages = request_alloc(r, sizeof(*q->messages));
     q->messages[0] = m;
     q->n_messages = 1;
-    q->idempotency_key = text_of(r, MCP_SEND_idempotency_key);
+    q->idempotency_key = text_of(args, MCP_SEND_idempotency_key);
     message_send_start(r, q, on_sent);
 }
 
@@ -115,20 +110,46 @@ static void on_received(struct gw_request *r, enum err status,
     mcp_tool_done(r, &b);
 }
 
-static void receive_start(struct gw_request *r)
+static const char *const *types_keep(struct gw_request *r, const struct mcp_args *args)
 {
-    bool has_types = r->mcp->args->list[0] != NULL;
+    const char **types;
+    size_t n = 0;
 
+    while (args->list[n] != NULL)
+        n++;
+    if (n == 0)
+        return NULL;
+    types = request_alloc(r, (n + 1) * sizeof(*types));
+    memcpy(types, args->list, (n + 1) * sizeof(*types));
+    return types;
+}
+
+/* Waiting calls are many, so they do not keep what is not needed any more. */
+static void body_drop(struct gw_request *r)
+{
+    struct rpc_message *msg = &r->mcp->messages[0];
+
+    if (r->mcp->is_batch)
+        return;
+    msg->id = request_strdup(r, msg->id, msg->id_len);
+    msg->params = NULL;
+    client_drop_body(r);
+}
+
+static void receive_start(struct gw_request *r, const struct mcp_args *args)
+{
     if (r->delivery != 0) {
         mcp_tool_failed(r, ERR_VALUE, NULL, "Only one call of a batch may receive messages.", -1);
         return;
     }
-    r->agent_id = arg(r, MCP_RECEIVE_agent_id)->text;
-    r->receive_max = (uint32_t)arg(r, MCP_RECEIVE_max)->number;
-    r->peek = arg(r, MCP_RECEIVE_peek)->flag;
-    r->receive_wait_ms = r->peek ? 0 : ms_of(r, MCP_RECEIVE_wait);
-    r->receive_lease_ms = r->peek ? 0 : ms_of(r, MCP_RECEIVE_lease);
-    r->types = has_types ? r->mcp->args->list : NULL;
+    r->agent_id = text_of(args, MCP_RECEIVE_agent_id);
+    r->receive_max = (uint32_t)args->v[MCP_RECEIVE_max].number;
+    r->peek = args->v[MCP_RECEIVE_peek].flag;
+    r->receive_wait_ms = r->peek ? 0 : ms_of(args, MCP_RECEIVE_wait);
+    r->receive_lease_ms = r->peek ? 0 : ms_of(args, MCP_RECEIVE_lease);
+    r->types = types_keep(r, args);
+    if (r->receive_wait_ms > 0)
+        body_drop(r);
     message_receive_start(r, on_received);
 }
 
@@ -146,8 +167,8 @@ static void on_acked(struct gw_request *r, enum err status, const uint8_t *body,
     char time[40];
 
     if (e == ERR_OK) {
-        text_add(&b, "{\"message_id\":", text_of(r, MCP_ACK_message_id));
-        text_add(&b, ",\"action\":", text_of(r, MCP_ACK_action));
+        text_add(&b, "{\"message_id\":", r->mcp->message_id);
+        text_add(&b, ",\"action\":", r->mcp->action);
         if (reply->results[0]->lease_expires_ms != 0)
             text_add(&b, ",\"lease_expires_at\":",
                      ask_time(reply->results[0]->lease_expires_ms, time, sizeof(time)));
@@ -161,26 +182,28 @@ static void on_acked(struct gw_request *r, enum err status, const uint8_t *body,
         failed(r, e);
 }
 
-static void ack_start(struct gw_request *r)
+static void ack_start(struct gw_request *r, const struct mcp_args *args)
 {
-    const char *action = arg(r, MCP_ACK_action)->text;
+    const char *action = text_of(args, MCP_ACK_action);
     Slipstream__V1__AckRequest q;
     Slipstream__V1__Ack a, *rows[1] = {&a};
 
     slipstream__v1__ack__init(&a);
-    a.message_id = text_of(r, MCP_ACK_message_id);
-    a.receipt = text_of(r, MCP_ACK_receipt);
+    a.message_id = text_of(args, MCP_ACK_message_id);
+    a.receipt = text_of(args, MCP_ACK_receipt);
     a.kind = action[0] == 'n'   ? SLIPSTREAM__V1__ACK_KIND__ACK_RETURN
              : action[0] == 'e' ? SLIPSTREAM__V1__ACK_KIND__ACK_EXTEND
                                 : SLIPSTREAM__V1__ACK_KIND__ACK_DONE;
-    a.delay_ms = ms_of(r, MCP_ACK_delay);
-    a.lease_ms = ms_of(r, MCP_ACK_lease);
+    a.delay_ms = ms_of(args, MCP_ACK_delay);
+    a.lease_ms = ms_of(args, MCP_ACK_lease);
     slipstream__v1__ack_request__init(&q);
     q.tenant = (char *)(uintptr_t)r->tenant;
     q.workflow_id = (char *)(uintptr_t)r->workflow_id;
-    q.agent_id = text_of(r, MCP_ACK_agent_id);
+    q.agent_id = text_of(args, MCP_ACK_agent_id);
     q.n_acks = 1;
     q.acks = rows;
+    r->mcp->message_id = a.message_id;
+    r->mcp->action = action;
     ask_mailbox(r, MBOX_ACK, &q.base, on_acked);
 }
 
@@ -247,27 +270,27 @@ static void on_workflow(struct gw_request *r, enum err status, const uint8_t *bo
     mailbox_counts(r, on_counts);
 }
 
-void mcp_tool_start(struct gw_request *r)
+void mcp_tool_start(struct gw_request *r, enum mcp_tool tool, const struct mcp_args *args)
 {
-    switch (r->mcp->tool) {
+    switch (tool) {
     case MCP_TOOL_SEND:
-        r->workflow_id = arg(r, MCP_SEND_workflow_id)->text;
-        send_start(r);
+        r->workflow_id = text_of(args, MCP_SEND_workflow_id);
+        send_start(r, args);
         break;
     case MCP_TOOL_RECEIVE:
-        r->workflow_id = arg(r, MCP_RECEIVE_workflow_id)->text;
-        receive_start(r);
+        r->workflow_id = text_of(args, MCP_RECEIVE_workflow_id);
+        receive_start(r, args);
         break;
     case MCP_TOOL_ACK:
-        r->workflow_id = arg(r, MCP_ACK_workflow_id)->text;
-        ack_start(r);
+        r->workflow_id = text_of(args, MCP_ACK_workflow_id);
+        ack_start(r, args);
         break;
     case MCP_TOOL_AGENTS:
-        r->workflow_id = arg(r, MCP_AGENTS_workflow_id)->text;
+        r->workflow_id = text_of(args, MCP_AGENTS_workflow_id);
         workflow_ask(r, SCHED_LIST_AGENTS, on_agents);
         break;
     case MCP_TOOL_STATUS:
-        r->workflow_id = arg(r, MCP_STATUS_workflow_id)->text;
+        r->workflow_id = text_of(args, MCP_STATUS_workflow_id);
         workflow_ask(r, SCHED_GET_WORKFLOW, on_workflow);
         break;
     case MCP_TOOLS:
