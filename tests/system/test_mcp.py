@@ -103,6 +103,13 @@ def version(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def solo():
+    """One worker: what one call has told the scheduler or the worker, the next one finds."""
+    with Fleet(engines=0) as f:
+        yield f
+
+
 # -- conformance --
 
 def run_conformance(package, fleet, tmp_path, *args):
@@ -179,17 +186,10 @@ def node_end(p):
 
 @needs_node
 @pytest.mark.parametrize("case, version", [("sdk", "2025-11-25"), ("legacy", "2025-11-25"), ("auto", MODERN), ("modern", MODERN)])
-def test_node_client(sim, case, version):
-    a = node_end(node_start(sim, case))
+def test_node_client(solo, case, version):
+    a = node_end(node_start(solo, case))
     check_exchange(a)
     assert a.get("version", version) == version
-
-
-@pytest.fixture(scope="module")
-def solo():
-    """One worker. Notices of older clients that they gave up reach the worker in question then."""
-    with Fleet(engines=0) as f:
-        yield f
 
 
 @needs_node
@@ -216,7 +216,7 @@ def test_node_client_gives_up_and_loses_nothing(solo, case):
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto", MODERN])
-def test_python_client(sim, mode):
+def test_python_client(solo, mode):
     anyio = pytest.importorskip("anyio")
     pytest.importorskip("mcp")
     from mcp.client.client import Client
@@ -228,7 +228,7 @@ def test_python_client(sim, mode):
 
     def connect(agent):
         http = create_mcp_http_client(headers={"X-Workflow-ID": workflow, "X-Agent-ID": agent})
-        return Client(streamable_http_client(f"http://127.0.0.1:{sim.port}/mcp", http_client=http), mode=mode)
+        return Client(streamable_http_client(f"http://127.0.0.1:{solo.port}/mcp", http_client=http), mode=mode)
 
     async def talk():
         async with connect("a") as a, connect("b") as b:
@@ -317,10 +317,10 @@ def test_structure_where_the_revision_has_it(sim, version):
     assert (META + "serverInfo" in r.get("_meta", {})) == (version == MODERN)
 
 
-def test_schemas_hold_what_the_tools_answer(sim):
+def test_schemas_hold_what_the_tools_answer(solo):
     jsonschema = pytest.importorskip("jsonschema")
     workflow = new_workflow()
-    a = Agent(sim, workflow, "a")
+    a = Agent(solo, workflow, "a")
     tools = {t["name"]: t for t in a.request("tools/list").json()["result"]["tools"]}
     for t in tools.values():
         jsonschema.Draft202012Validator.check_schema(t["inputSchema"])
@@ -433,13 +433,13 @@ def test_arguments_are_checked(sim):
     assert a.ok("receive_messages", {"max": None, "types": None, "wait": 0.0})["messages"] == []
 
 
-def test_who_i_am_by_argument_header_or_path(sim):
+def test_who_i_am_by_argument_header_or_path(solo):
     w = new_workflow()
-    assert Agent(sim, "other", "x").ok("send_message", {"workflow_id": w, "source_agent": "a", "target_agent": "b", "payload": 1})
-    by_path = Agent(sim, path=f"/wf/{w}/agents/b/mcp")
+    assert Agent(solo, "other", "x").ok("send_message", {"workflow_id": w, "source_agent": "a", "target_agent": "b", "payload": 1})
+    by_path = Agent(solo, path=f"/wf/{w}/agents/b/mcp")
     assert [m["source_agent"] for m in by_path.ok("receive_messages")["messages"]] == ["a"]
     assert by_path.ok("workflow_status")["workflow_id"] == w
-    assert error_of(Agent(sim, "x" * 257).request("ping"), 400)["data"] == {"code": "invalid_id", "param": "X-Workflow-ID"}
+    assert error_of(Agent(solo, "x" * 257).request("ping"), 400)["data"] == {"code": "invalid_id", "param": "X-Workflow-ID"}
 
 
 def test_payload_comes_back_byte_for_byte(sim):
@@ -452,9 +452,9 @@ def test_payload_comes_back_byte_for_byte(sim):
     assert payload in got.json()["result"]["content"][0]["text"]
 
 
-def test_broadcast_and_types(sim):
+def test_broadcast_and_types(solo):
     w = new_workflow()
-    a, b, c = (Agent(sim, w, x) for x in "abc")
+    a, b, c = (Agent(solo, w, x) for x in "abc")
     b.ok("receive_messages")
     c.ok("receive_messages")
     assert sorted(a.ok("send_message", {"target_agent": "*", "payload": 1, "message_type": "news"})["queued_for"]) == ["b", "c"]
