@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/rpc_frame.h"
 
+#include <endian.h>
 #include <string.h>
 
+#include "common/codec.h"
 #include "common/must.h"
 
 enum wire { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
@@ -17,7 +19,7 @@ struct field {
     size_t len;
 };
 
-static bool read_varint(struct frame_reader *r, uint64_t *out)
+static bool read_long_varint(struct frame_reader *r, uint64_t *out)
 {
     uint64_t v = 0;
     unsigned shift;
@@ -34,21 +36,32 @@ static bool read_varint(struct frame_reader *r, uint64_t *out)
     return false;
 }
 
-static bool read_fixed(struct frame_reader *r, size_t n, uint64_t *out)
+static inline bool read_varint(struct frame_reader *r, uint64_t *out)
 {
-    size_t i;
-    uint64_t v = 0;
+    if (r->at < r->end && *r->at < 0x80) {
+        *out = *r->at++;
+        return true;
+    }
+    return read_long_varint(r, out);
+}
+
+static inline bool read_fixed(struct frame_reader *r, size_t n, uint64_t *out)
+{
+    uint32_t low, high;
 
     if ((size_t)(r->end - r->at) < n)
         return false;
-    for (i = 0; i < n; i++)
-        v |= (uint64_t)r->at[i] << 8 * i;
+    memcpy(&low, r->at, sizeof(low));
+    *out = le32toh(low);
+    if (n == 8) {
+        memcpy(&high, r->at + 4, sizeof(high));
+        *out |= (uint64_t)le32toh(high) << 32;
+    }
     r->at += n;
-    *out = v;
     return true;
 }
 
-static bool read_bytes(struct frame_reader *r, struct field *f)
+static inline bool read_bytes(struct frame_reader *r, struct field *f)
 {
     uint64_t len;
 
@@ -60,13 +73,14 @@ static bool read_bytes(struct frame_reader *r, struct field *f)
     return true;
 }
 
-static bool read_field(struct frame_reader *r, struct field *f)
+static inline bool read_field(struct frame_reader *r, struct field *f)
 {
     uint64_t tag;
 
     if (!read_varint(r, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
         return false;
-    *f = (struct field){.number = (uint32_t)(tag >> 3), .wire = (enum wire)(tag & 7)};
+    f->number = (uint32_t)(tag >> 3);
+    f->wire = (enum wire)(tag & 7);
     switch (f->wire) {
     case WIRE_VARINT:
         return read_varint(r, &f->value);
@@ -158,11 +172,10 @@ static uint8_t *put_varint(uint8_t *p, uint64_t v)
 
 static uint8_t *put_fixed(uint8_t *p, uint64_t v, size_t n)
 {
-    size_t i;
+    uint64_t little = htole64(v);
 
-    for (i = 0; i < n; i++)
-        *p++ = (uint8_t)(v >> 8 * i);
-    return p;
+    memcpy(p, &little, n);
+    return p + n;
 }
 
 static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
@@ -184,11 +197,17 @@ void frame_write_head(uint8_t to[FRAME_HEAD_BYTES], const struct frame_head *hea
     put_fixed(to, head->seq, 8);
 }
 
-void frame_add_call(struct buf *to, const struct frame_call *call, const ProtobufCMessage *message)
+static size_t varint_size(uint64_t v)
 {
-    size_t body = message != NULL ? protobuf_c_message_get_packed_size(message) : call->len;
-    uint8_t head[FRAME_CALL_HEAD_MAX], *p = head, *out;
+    size_t n = 1;
 
+    while (v >>= 7)
+        n++;
+    return n;
+}
+
+static uint8_t *put_call_head(uint8_t *p, const struct frame_call *call)
+{
     /* id first, always: frame_peek() and a reader of a dump find it at once. */
     *p++ = TAG(1, WIRE_32);
     p = put_fixed(p, call->id, 4);
@@ -199,22 +218,38 @@ void frame_add_call(struct buf *to, const struct frame_call *call, const Protobu
         *p++ = TAG(6, WIRE_64);
         p = put_fixed(p, call->event, 8);
     }
-    if (body > 0) {
-        *p++ = TAG(5, WIRE_BYTES);
-        p = put_varint(p, body);
-    }
-    out = (uint8_t *)buf_reserve(to, FRAME_CALL_HEAD_MAX + 8 + body);
-    *out++ = TAG(4, WIRE_BYTES);
-    out = put_varint(out, (size_t)(p - head) + body);
-    memcpy(out, head, (size_t)(p - head));
-    out += p - head;
+    return p;
+}
+
+void frame_add_call(struct buf *to, const struct frame_call *call, const ProtobufCMessage *message)
+{
+    uint8_t head[FRAME_CALL_HEAD_MAX], *out;
+    size_t fixed = (size_t)(put_call_head(head, call) - head), start = to->len, all, body, front;
+    /* The body first, where it will lie if its length takes two bytes, as most do. */
+    size_t guess = 1 + 2 + fixed + 1 + 2;
+
+    buf_reserve(to, guess + FRAME_CALL_HEAD_MAX + (message != NULL ? 0 : call->len));
+    to->len = start + guess;
     if (message != NULL)
-        out += protobuf_c_message_pack(message, out);
-    else if (body > 0) {
-        memcpy(out, call->body, body);
-        out += body;
+        codec_pack(to, message);
+    else
+        buf_add(to, call->body, call->len);
+    body = to->len - start - guess;
+    all = fixed + (body > 0 ? 1 + varint_size(body) + body : 0);
+    front = 1 + varint_size(all) + all - body;
+    buf_reserve(to, FRAME_CALL_HEAD_MAX); /* lengths of more bytes push it back */
+    out = (uint8_t *)to->base + start;
+    if (front != guess && body > 0)
+        memmove(out + front, out + guess, body);
+    *out++ = TAG(4, WIRE_BYTES);
+    out = put_varint(out, all);
+    memcpy(out, head, fixed);
+    out += fixed;
+    if (body > 0) {
+        *out++ = TAG(5, WIRE_BYTES);
+        put_varint(out, body);
     }
-    to->len = (size_t)(out - (uint8_t *)to->base);
+    to->len = start + front + body;
 }
 
 static size_t entry_size(const uint8_t *calls, size_t len, struct field *f)

@@ -6,6 +6,7 @@
 #include "proto/scheduler.pb-c.h"
 
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/log.h"
 #include "common/must.h"
 #include "gateway/finish.h"
@@ -293,14 +294,24 @@ static void decision_apply(struct gw_request *r, const decision_msg *d)
     }
 }
 
+/* A decision with as many candidates as one may have. */
+struct decision_room {
+    _Alignas(16) char bytes[16384];
+};
+
+static decision_msg *decision_read(struct decision_room *room, const uint8_t *body, size_t len)
+{
+    struct arena memory = {.base = room->bytes, .size = sizeof(room->bytes)};
+
+    return codec_unpack(&slipstream__v1__decision__descriptor, &memory, body, len);
+}
+
 static bool is_go(const uint8_t *body, size_t len)
 {
-    decision_msg *d = slipstream__v1__decision__unpack(NULL, len, body);
-    bool go = d != NULL && d->kind != SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
+    struct decision_room room;
+    const decision_msg *d = decision_read(&room, body, len);
 
-    if (d != NULL)
-        slipstream__v1__decision__free_unpacked(d, NULL);
-    return go;
+    return d != NULL && d->kind != SLIPSTREAM__V1__DECISION_KIND__DECISION_NO;
 }
 
 /* An answer that nobody waits for any more. What it brought goes back. */
@@ -315,6 +326,7 @@ static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *
 {
     struct gw *gw = arg;
     struct gw_request *r = request_find_wire(gw, wire);
+    struct decision_room room;
     decision_msg *d;
 
     if (r != NULL && r->place.granted)
@@ -326,13 +338,12 @@ static void on_placed(void *arg, uint64_t wire, enum err status, const uint8_t *
     metric_observe(gw->m[GW_M_placing], (double)(clock_ns() - r->since_ns) / 1e9);
     switch ((int)status) {
     case ERR_OK:
-        d = slipstream__v1__decision__unpack(NULL, len, body);
+        d = decision_read(&room, body, len);
         if (d == NULL) {
             respond_error(r, ERR_PROTO, NULL, NULL);
             return;
         }
         decision_apply(r, d);
-        slipstream__v1__decision__free_unpacked(d, NULL);
         break;
     case ERR_GONE:
     case ERR_CANCELLED:
@@ -597,13 +608,14 @@ static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
 {
     struct gw *gw = arg;
     struct gw_request *r;
+    struct decision_room room;
     decision_msg *d;
 
     if (event == SCHED_EVENT_FLEET)
         on_fleet(gw, body, len);
     if (event != SCHED_EVENT_GRANT && event != SCHED_EVENT_REVOKE)
         return;
-    d = slipstream__v1__decision__unpack(NULL, len, body);
+    d = decision_read(&room, body, len);
     if (d == NULL)
         return;
     r = request_find_wire(gw, d->handle);
@@ -616,7 +628,6 @@ static void on_event(void *arg, unsigned event, const uint8_t *body, size_t len)
     } else if (d->kind == SLIPSTREAM__V1__DECISION_KIND__DECISION_GO) {
         lease_give_back(gw, d->handle);
     }
-    slipstream__v1__decision__free_unpacked(d, NULL);
 }
 
 enum err placement_open(struct gw *gw)

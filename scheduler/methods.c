@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/must.h"
@@ -713,7 +714,7 @@ void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t 
         err = c.who == NULL || (methods[method].gateways_only && !c.who->trusted) ? ERR_DENIED
                                                                                   : ERR_OK;
         if (err == ERR_OK) {
-            c.request = protobuf_c_message_unpack(type, &s->arena.allocator, len, body);
+            c.request = codec_unpack(type, &s->arena, body, len);
             err = c.request != NULL ? methods[method].handle(&c) : ERR_PROTO;
         }
         stats_call(&s->stats, methods[method].name, method, (double)(clock_ns() - start) / 1e9);

@@ -14,25 +14,10 @@
 
 /* ---- memory ---- */
 
-static void *allocator_alloc(void *data, size_t bytes)
-{
-    struct arena *a = data;
-
-    return arena_take(a, bytes);
-}
-
-static void allocator_free(void *data, void *p)
-{
-    (void)data;
-    (void)p;
-}
-
 void arena_init(struct arena *a)
 {
     *a = (struct arena){.size = ARENA_BYTES, .base = malloc(ARENA_BYTES)};
     must(a->base != NULL);
-    a->allocator =
-        (ProtobufCAllocator){.alloc = allocator_alloc, .free = allocator_free, .allocator_data = a};
 }
 
 void arena_fini(struct arena *a)
@@ -41,33 +26,15 @@ void arena_fini(struct arena *a)
     *a = (struct arena){0};
 }
 
-void arena_clear(struct arena *a)
-{
-    a->used = 0;
-}
-
-void *arena_take(struct arena *a, size_t bytes)
-{
-    void *p;
-
-    if (bytes > a->size)
-        return NULL;
-    bytes = (bytes + 15) & ~(size_t)15;
-    if (bytes > a->size - a->used)
-        return NULL;
-    p = memset(a->base + a->used, 0, bytes);
-    a->used += bytes;
-    return p;
-}
-
 char *arena_text(struct arena *a, struct text t)
 {
     static char empty[1];
-    char *p = arena_take(a, (size_t)t.len + 1);
+    char *p = arena_room(a, (size_t)t.len + 1);
 
     if (p == NULL)
         return empty;
     memcpy(p, t.p, t.len);
+    p[t.len] = '\0';
     return p;
 }
 

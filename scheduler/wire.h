@@ -6,6 +6,7 @@
 
 #include "proto/scheduler.pb-c.h"
 
+#include "common/arena.h"
 #include "scheduler/core.h"
 #include "scheduler/explain.h"
 #include "scheduler/workflow.h"
@@ -17,16 +18,8 @@
  */
 #define ARENA_BYTES (2u << 20)
 
-struct arena {
-    ProtobufCAllocator allocator; /* for unpacking */
-    char *base;
-    size_t used, size;
-};
-
 void arena_init(struct arena *a);
 void arena_fini(struct arena *a);
-void arena_clear(struct arena *a);
-void *arena_take(struct arena *a, size_t bytes);  /* zeroed, aligned; NULL: full */
 char *arena_text(struct arena *a, struct text t); /* NUL-terminated; "" when full */
 
 /* common/id.h */
