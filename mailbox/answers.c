@@ -123,19 +123,29 @@ static void body_hash_of(struct mbox_core *c, const struct mbox_event *e, uint64
 
 /* ---- bytes ---- */
 
-static void result_put(struct mbox_core *c, const struct mbox_action *a)
+static void result_put(struct mbox_core *c, const struct mbox_action *a, bool with_names)
 {
-    const struct result r = {(uint32_t)a->err, a->retry_ms, a->count};
+    const struct result r = {(uint32_t)a->err, a->retry_ms, with_names ? a->count : 0};
     struct buf *to = &c->scratch;
     uint32_t i;
 
     buf_add(to, &r, sizeof(r));
     buf_add(to, a->message_id, strlen(a->message_id) + 1);
-    for (i = 0; i < a->count; i++) {
+    for (i = 0; i < r.names; i++) {
         const char *name = c->out->names[a->first + i];
 
         buf_add(to, name, strlen(name) + 1);
     }
+}
+
+static void results_put(struct mbox_core *c, size_t first_action, bool with_names)
+{
+    size_t i;
+
+    buf_clear(&c->scratch);
+    for (i = first_action; i < c->out->len; i++)
+        if (c->out->items[i].kind == MBOX_SENT)
+            result_put(c, &c->out->items[i], with_names);
 }
 
 static const char *text_take(const char **at, const char *end)
@@ -264,11 +274,10 @@ void answers_add(struct mbox_core *c, const struct mbox_event *e, const uint64_t
         .body_hash = {body_hash[0], body_hash[1]},
     };
     uint64_t expires_ns = c->now_ns + c->limits.key_window_ns;
-    size_t i;
 
-    buf_clear(&c->scratch);
-    for (i = first_action; i < c->out->len; i++)
-        result_put(c, &c->out->items[i]);
+    results_put(c, first_action, true);
+    if (c->scratch.len > MBOX_ANSWER_BYTES)
+        results_put(c, first_action, false);
     r.id = c->next_id++;
     r.expires_ms = wall_of(c, expires_ns);
     r.answer = c->scratch.base;

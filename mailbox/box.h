@@ -12,11 +12,12 @@
 #define MBOX_ID_MAX 256u        /* bytes of a message id */
 #define MBOX_KEPT_MESSAGES 256u /* of one box; older ones are done */
 #define MBOX_KEPT_BYTES (1u << 20)
-#define MBOX_SAME_ID 64u        /* most messages of one id in a box */
-#define MBOX_REDRIVE_MAX 10000u /* of one event */
-#define MBOX_DUES_MAX 4096u     /* deadlines of copies of one step; the next one goes on */
-#define MBOX_COUNT_MORE 1000u   /* dead letters behind a page are counted up to here */
-#define MBOX_PLACE_BITS 56      /* of an arrival number in a place */
+#define MBOX_ANSWER_BYTES (1u << 20) /* remembered answers that are larger name no targets */
+#define MBOX_SAME_ID 64u             /* most messages of one id in a box */
+#define MBOX_REDRIVE_MAX 10000u      /* of one event */
+#define MBOX_DUES_MAX 4096u          /* deadlines of copies of one step; the next one goes on */
+#define MBOX_COUNT_MORE 1000u        /* dead letters behind a page are counted up to here */
+#define MBOX_PLACE_BITS 56           /* of an arrival number in a place */
 
 struct box;
 struct copy;
@@ -379,7 +380,7 @@ bool answers_replay(struct mbox_core *c, const struct mbox_event *e, uint64_t bo
 void answers_add(struct mbox_core *c, const struct mbox_event *e, const uint64_t body_hash[2],
                  size_t first_action);
 void answers_commit(struct mbox_core *c, bool ok);
-void answers_restore(struct mbox_core *c, const struct mbox_answer_record *a);
+void answers_restore(struct mbox_core *c, const struct mbox_answer_record *r);
 void answers_fini(struct mbox_core *c);
 void on_answer_deadline(struct timer *t);
 

@@ -283,7 +283,8 @@ void on_send(struct mbox_core *c, const struct mbox_event *e)
     for (i = 0; i < e->send.draft_count; i++)
         send_draft(c, e, &e->send.drafts[i]);
     for (i = first; i < c->out->len; i++)
-        accepted = accepted || c->out->items[i].err == ERR_OK;
+        accepted =
+            accepted || (c->out->items[i].kind == MBOX_SENT && c->out->items[i].err == ERR_OK);
     if (keyed && accepted)
         answers_add(c, e, body_hash, first);
 }

@@ -282,6 +282,45 @@ static void a_bulk_answer_is_given_again_message_by_message(void **state)
     fixture_free(f);
 }
 
+static void a_huge_answer_is_remembered_without_its_targets(void **state)
+{
+    static char names[20][240];
+    static struct mbox_draft d[300];
+    const char *agents[20];
+    struct mbox_limits limits = fixture_limits();
+    struct mbox_event e = {.kind = MBOX_SEND};
+    struct fixture *f;
+    int i;
+
+    (void)state;
+    limits.box_messages = 1000;
+    limits.total_bytes = 64 << 20;
+    f = fixture_new(limits);
+    for (i = 0; i < 20; i++) {
+        memset(names[i], 'a' + i, sizeof(names[i]) - 1);
+        agents[i] = names[i];
+    }
+    for (i = 0; i < 300; i++)
+        d[i] = (struct mbox_draft){
+            .source = "s", .target = "*", .type = "t", .payload = "1", .payload_len = 1};
+    e.send.tenant = "t";
+    e.send.workflow = "w";
+    e.send.drafts = d;
+    e.send.draft_count = 300;
+    e.send.agents = agents;
+    e.send.agent_count = 20;
+    e.send.idempotency_key = "k";
+    step(f, &e);
+    assert_int_equal(f->out.items[299].count, 20);
+    commit(f, true);
+    step(f, &e);
+    assert_int_equal(f->out.len, 300);
+    assert_true(f->out.items[299].replayed);
+    assert_int_equal(f->out.items[299].count, 0);
+    assert_int_equal(strlen(f->out.items[299].message_id), MBOX_ID_LEN);
+    fixture_free(f);
+}
+
 static void the_oldest_keys_give_way(void **state)
 {
     struct fixture *f = fixture_new(fixture_limits());
@@ -322,6 +361,7 @@ int main(void)
         cmocka_unit_test(a_request_in_which_nothing_was_taken_is_tried_again),
         cmocka_unit_test(a_key_goes_with_the_failed_commit_of_its_messages),
         cmocka_unit_test(a_bulk_answer_is_given_again_message_by_message),
+        cmocka_unit_test(a_huge_answer_is_remembered_without_its_targets),
         cmocka_unit_test(the_oldest_keys_give_way),
     };
 
