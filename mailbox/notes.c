@@ -78,7 +78,7 @@ enum err notes_open(const struct conf *c, const char *key, struct loop *loop, st
     struct notes *n = calloc(1, sizeof(*n));
     struct rpc_client_conf conf = {.name = "mailbox",
                                    .key = key,
-                                   .channel = RPC_NNG,
+                                   .channel = (enum rpc_channel)c->common.channel,
                                    .tls_ca_file = c->common.rpc_tls_ca_file,
                                    .allow_plain_tcp = c->common.insecure,
                                    .arg = n,
@@ -88,6 +88,8 @@ enum err notes_open(const struct conf *c, const char *key, struct loop *loop, st
     enum err e;
 
     must(n != NULL);
+    if (conf.channel == RPC_NONE) /* placing is what that leaves out */
+        conf.channel = RPC_NNG;
     conf.url = conf_scheduler_url(c, n->url, sizeof(n->url));
     n->loop = loop;
     n->meters = m;
