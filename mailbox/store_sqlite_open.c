@@ -358,7 +358,7 @@ static enum err store_start(struct sqlite_store *s, bool power_safe)
     if (e != ERR_OK)
         return e;
     rc = number_of(s->db, "PRAGMA page_size", &page_size);
-    if (rc != SQLITE_OK)
+    if (rc != SQLITE_OK || page_size <= 0)
         return open_failed(s, rc, "reading its head");
     s->page_size = (uint32_t)page_size;
     s->checkpoint_at = STORE_CHECKPOINT_BYTES / s->page_size;

@@ -94,6 +94,7 @@ static enum err scan(struct fixture *f)
 {
     const struct mbox_scan calls = {.arg = &f->seen, .message = on_message, .answer = on_answer};
 
+    must(f->s != NULL);
     f->seen.count = f->seen.answer_count = 0;
     return f->s->ops->scan(f->s, &calls);
 }
