@@ -160,7 +160,7 @@ struct batch {
 static enum ctl_exit batch_send(const struct mail_arguments *a, struct batch *b)
 {
     const struct slipstream_send_options o = {.workflow = a->workflow};
-    struct slipstream_sent_list *list;
+    struct slipstream_sent_list *list = NULL;
     size_t i;
     int e = b->count > 0 ? slipstream_send(a->ctl->s, &o, b->messages, b->count, &list) : 0;
 
@@ -178,8 +178,7 @@ static enum ctl_exit batch_send(const struct mail_arguments *a, struct batch *b)
             sent_json(&list->items[i], false);
         free(b->lines[i]);
     }
-    if (b->count > 0)
-        slipstream_free(list);
+    slipstream_free(list);
     b->count = b->bytes = 0;
     return CTL_OK;
 }

@@ -274,6 +274,7 @@ def test_a_mailbox_that_stands_still_is_exit_code_2(box):
         assert time.monotonic() - before < secs(10)
     finally:
         os.kill(box.mailbox.pid, signal.SIGCONT)
+    assert info(box, "a")["depth"] == 0
 
 
 def test_status_tells_of_the_store(box):
