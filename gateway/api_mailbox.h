@@ -26,10 +26,11 @@ struct gw_mail { /* of one request; in its memory */
     uint32_t *ids;          /* where in r->out its message ids stand, as JSON strings */
     size_t id_count, id_cap;
     /* streams */
-    bool calling;  /* a Receive is under way */
-    bool in_doubt; /* nobody waits for us in the mailbox process: ask again when it is there */
-    bool pending;  /* r->out waits for the write before it */
-    bool writing;  /* r->out is being written */
+    bool calling;    /* a Receive is under way */
+    bool in_doubt;   /* nobody waits for us in the mailbox process: ask again when it is there */
+    bool pending;    /* r->out waits for the write before it */
+    bool writing;    /* r->out is being written */
+    bool confirming; /* the kernel has it all, the client not yet */
     bool ending;
     uint64_t ask_ns, beat_ns; /* when to ask again, 0: not by time; when to say that we are alive */
 };

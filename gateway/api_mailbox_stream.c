@@ -22,6 +22,7 @@
 static const char first_words[] = "retry: 2000\n\n";
 static const char sign_of_life[] = ": keep-alive\n\n";
 
+/* Where something is being written the timer stands at the end of its time. */
 static void timer_set(struct gw_request *r)
 {
     const struct gw_mail *m = r->mail;
@@ -29,19 +30,22 @@ static void timer_set(struct gw_request *r)
 
     if (m->ask_ns != 0 && m->ask_ns < at)
         at = m->ask_ns;
-    timer_start(&r->gw->timers, &r->timer, at);
+    if (!r->sending && !m->confirming)
+        timer_start(&r->gw->timers, &r->timer, at);
 }
 
 static void stream_write(struct gw_request *r, h2o_iovec_t *bufs, size_t count)
 {
     const struct conf_gateway *conf = &r->gw->conf->gateway;
+    uint64_t now = clock_ns();
     size_t i;
 
     for (i = 0; i < count; i++)
         r->sent_bytes += bufs[i].len;
     r->sending = true;
-    r->sending_since_ns = clock_ns();
-    r->mail->beat_ns = r->sending_since_ns + conf->push_beat_ms * NS_PER_MS;
+    r->sending_since_ns = now;
+    r->mail->beat_ns = now + conf->push_beat_ms * NS_PER_MS;
+    timer_start(&r->gw->timers, &r->timer, now + conf->write_timeout_ms * NS_PER_MS);
     h2o_send(r->req, bufs, count, H2O_SEND_STATE_IN_PROGRESS);
 }
 
@@ -144,13 +148,25 @@ static void on_pushed(void *arg, uint64_t handle, enum err status, const uint8_t
     timer_set(r);
 }
 
+/* A big batch counts as written when the client's side has confirmed it. */
+static bool is_confirmed(struct gw_request *r)
+{
+    if (r->out.len <= RESPOND_CONFIRM_BYTES || client_unconfirmed(r) == 0)
+        return true;
+    r->mail->confirming = true;
+    timer_start(&r->gw->timers, &r->timer, clock_ns() + RESPOND_CONFIRM_NS);
+    return false;
+}
+
 /* r may be gone afterwards. */
 static void on_written(struct gw_request *r)
 {
     struct gw_mail *m = r->mail;
 
     if (m->writing) {
-        m->writing = false;
+        if (!is_confirmed(r))
+            return;
+        m->writing = m->confirming = false;
         mail_settle(r, true, r->gw->conf->mailbox.keep_ms);
         if (r->out.cap > OUT_KEPT_BYTES)
             buf_fini(&r->out);
@@ -162,6 +178,8 @@ static void on_written(struct gw_request *r)
         stream_end(r);
     else if (m->ask_ns == 1)
         stream_ask(r);
+    else
+        timer_set(r);
 }
 
 static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
@@ -211,9 +229,7 @@ void mail_stream_start(struct gw_request *r, struct mail_reply *reply)
     stream_write(r, bufs, reply->count > 0 ? 2 : 1);
     if (reply->count == 0)
         reply_take(r, reply);
-    if (r->gw->draining)
-        m->ending = true;
-    timer_set(r);
+    m->ending = r->gw->draining;
 }
 
 void mail_stream_again(struct gw_request *r)
@@ -227,8 +243,32 @@ void mail_stream_again(struct gw_request *r)
 void mail_stream_drain(struct gw_request *r)
 {
     r->mail->ending = true;
-    if (!r->sending)
+    if (!r->sending && !r->mail->confirming)
         stream_end(r);
+}
+
+/* Time for a batch that is being written; true: it is up. */
+static bool write_is_over(struct gw_request *r, uint64_t now_ns, enum err *e)
+{
+    uint64_t limit = r->sending_since_ns + r->gw->conf->gateway.write_timeout_ms * NS_PER_MS;
+    bool stuck = r->sending;
+
+    if (now_ns >= limit) {
+        mail_settle(r, false, 0); /* others may have it now */
+        r->mail->writing = false;
+        *e = r->end = ERR_SLOW_CLIENT;
+        r->abort = stuck;
+        if (!stuck) {
+            client_kill(r);
+            request_fail(r, ERR_SLOW_CLIENT);
+        }
+        return stuck;
+    }
+    if (r->sending)
+        timer_start(&r->gw->timers, &r->timer, limit);
+    else
+        on_written(r);
+    return false;
 }
 
 bool mail_stream_is_over(struct gw_request *r, uint64_t now_ns, enum err *e)
@@ -236,18 +276,8 @@ bool mail_stream_is_over(struct gw_request *r, uint64_t now_ns, enum err *e)
     struct gw_mail *m = r->mail;
     h2o_iovec_t beat = h2o_iovec_init(H2O_STRLIT(sign_of_life));
 
-    if (r->sending) {
-        uint64_t limit = r->sending_since_ns + r->gw->conf->gateway.write_timeout_ms * NS_PER_MS;
-
-        if (now_ns < limit) {
-            timer_start(&r->gw->timers, &r->timer, limit);
-            return false;
-        }
-        mail_settle(r, false, 0); /* others may have it now */
-        r->abort = true;
-        *e = r->end = ERR_SLOW_CLIENT;
-        return true;
-    }
+    if (r->sending || m->confirming)
+        return write_is_over(r, now_ns, e);
     if (now_ns >= r->total_ns) {
         stream_end(r);
         return false;
@@ -256,6 +286,7 @@ bool mail_stream_is_over(struct gw_request *r, uint64_t now_ns, enum err *e)
         stream_ask(r);
     if (now_ns >= m->beat_ns)
         stream_write(r, &beat, 1);
-    timer_set(r);
+    else
+        timer_set(r);
     return false;
 }

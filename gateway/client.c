@@ -2,11 +2,13 @@
 #include "gateway/client.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -205,6 +207,15 @@ void client_kill(struct gw_request *r)
 {
     if (r->client != NULL)
         shutdown(r->client->fd, SHUT_RDWR);
+}
+
+size_t client_unconfirmed(const struct gw_request *r)
+{
+    int n = 0;
+
+    if (r->client == NULL || ioctl(r->client->fd, SIOCOUTQ, &n) != 0 || n < 0)
+        return 0;
+    return (size_t)n;
 }
 
 void client_poll_settle(h2o_socket_t *sock)

@@ -63,6 +63,8 @@ void client_kill(
 void client_poll_settle(h2o_socket_t *sock);
 void client_reset_on_close(struct gw_request *r); /* an abort must not look like an end */
 /* Frees most of the memory of a body that nobody needs any more. */
+/* Bytes that we wrote and the client's side has not confirmed; 0 where nobody can tell (HTTP/2). */
+size_t client_unconfirmed(const struct gw_request *r);
 void client_shrink(struct gw_request *r); /* a GET that waits: gives its input buffer back; its
                                              headers are gone */
 void client_drop_body(struct gw_request *r);

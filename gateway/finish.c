@@ -185,6 +185,18 @@ static void respond_with(struct gw_request *r, unsigned status, const char *cont
     h2o_send(req, &body, is_head ? 0 : 1, H2O_SEND_STATE_FINAL);
 }
 
+void respond_confirm(struct gw_request *r)
+{
+    if (r->sent_bytes > RESPOND_CONFIRM_BYTES && client_unconfirmed(r) > 0) {
+        timer_start(&r->gw->timers, &r->timer, clock_ns() + RESPOND_CONFIRM_NS);
+        return;
+    }
+    r->confirming = false;
+    r->finished = true;
+    client_before_final(r);
+    h2o_send(r->req, NULL, 0, H2O_SEND_STATE_FINAL);
+}
+
 void respond(struct gw_request *r, unsigned status, const char *content_type, const char *body,
              size_t len)
 {
@@ -369,6 +381,10 @@ void request_gone(struct gw_request *r)
 
     exchange_end(&r->x);
     r->req->http1_is_persistent = 0;
+    if (r->confirming && !r->sending && client_unconfirmed(r) == 0) {
+        respond_confirm(r); /* with all of its answer */
+        return;
+    }
     r->end = ERR_CLIENT_GONE;
     if (r->state != GW_CLOSING)
         gw_goto(r, GW_CLOSING, "client left");

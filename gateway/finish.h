@@ -26,6 +26,14 @@ void respond_buf(struct gw_request *r, unsigned status, const char *content_type
 void respond_error(struct gw_request *r, enum err e, const char *param, const char *detail);
 void respond_error_retry(struct gw_request *r, enum err e, const char *param, const char *detail,
                          int retry_ms);
+/*
+ * The kernel took all of an answer whose fate matters (r->confirming): it ends, unless it is a big
+ * one of which the client has not got everything yet. Then this is asked again a little later. r
+ * may be gone afterwards.
+ */
+#define RESPOND_CONFIRM_BYTES 16384u /* smaller ones fit the client's own buffer anyway */
+#define RESPOND_CONFIRM_NS (2 * NS_PER_MS)
+void respond_confirm(struct gw_request *r);
 /* The request cannot go on: an error answer if none has begun, else the answer is broken off so
  * that nobody takes it for whole. */
 void request_fail(struct gw_request *r, enum err e);

@@ -32,7 +32,7 @@ struct field {
 static const struct field message_fields[] = {
     TEXT_ROW(source_agent, ID, true),
     TEXT_ROW(target_agent, ID, true),
-    TEXT_ROW(message_type, ID, false),
+    TEXT_ROW(message_type, ID, true),
     {"payload", offsetof(message_msg, payload), 0, PAYLOAD, true, false},
     {"ttl", offsetof(message_msg, ttl_ms), MAIL_TTL_MAX_S, SECONDS, false, true},
     {"delay", offsetof(message_msg, delay_ms), MAIL_TTL_MAX_S, SECONDS, false, false},

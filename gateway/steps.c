@@ -292,6 +292,10 @@ void on_state_timer(struct gw_request *r)
         return;
     if (r->state == GW_STREAMING && !streaming_is_over(r, now, &e))
         return;
+    if (r->state == GW_CLOSING && r->confirming && !r->sending && now < r->deadline_ns) {
+        respond_confirm(r);
+        return;
+    }
     if (r->state == GW_PUSHING && !mail_stream_is_over(r, now, &e))
         return;
     if (now >= r->total_ns && r->state != GW_CLOSING)

@@ -306,10 +306,7 @@ void stream_on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         return;
     }
     if (r->confirming) {
-        r->confirming = false;
-        r->finished = true;
-        client_before_final(r);
-        h2o_send(r->req, NULL, 0, H2O_SEND_STATE_FINAL);
+        respond_confirm(r);
         return;
     }
     r->since_ns = clock_ns();

@@ -48,7 +48,8 @@ static void a_message_is_taken_apart_and_its_payload_left_alone(void **state)
 
     (void)state;
     assert_int_equal(
-        post(" { \"source_agent\" : \"a\",\"target_agent\":\"\\u00fc\\/\", \"payload\" :"
+        post(" { \"source_agent\" : \"a\",\"target_agent\":\"\\u00fc\\/\",\"message_type\":\"m\", "
+             "\"payload\" :"
              " {\"b\": 1e400 ,\n\"b\":[1.0 , -0]} , \"ttl\":1.5,\"priority\":9,\"delay\":"
              "0.0001,\"group\":null,\"correlation_id\":\"\",\"reply_to\":\"r\"} ",
              &p, &f),
@@ -68,7 +69,8 @@ static void a_message_is_taken_apart_and_its_payload_left_alone(void **state)
     assert_int_equal(m->priority, 9);
 }
 
-#define HEAD "{\"source_agent\":\"s\",\"target_agent\":\"t\""
+#define SOURCE "{\"source_agent\":\"s\",\"target_agent\":\"t\""
+#define HEAD SOURCE ",\"message_type\":\"m\""
 #define GOOD HEAD ",\"payload\":1}"
 
 static void what_is_wrong_is_named(void **state)
@@ -95,7 +97,8 @@ static void what_is_wrong_is_named(void **state)
         {HEAD ",\"payload\":1,\"priority\":-1}", ERR_TYPE, "priority"},
         {HEAD ",\"payload\":1,\"ttl\":0}", ERR_VALUE, "ttl"},
         {HEAD ",\"payload\":1,\"ttl\":1e9}", ERR_VALUE, "ttl"},
-        {HEAD ",\"payload\":1,\"message_type\":7}", ERR_TYPE, "message_type"},
+        {SOURCE ",\"payload\":1}", ERR_VALUE, "message_type"},
+        {SOURCE ",\"payload\":1,\"message_type\":7}", ERR_TYPE, "message_type"},
         {HEAD ",\"payload\":1,\"group\":\"a\\u0000b\"}", ERR_ID, "group"},
         {HEAD ",\"payload\":1,\"group\":\"a\\nb\"}", ERR_ID, "group"},
         {"{\"source_agent\":\"\",\"target_agent\":\"t\",\"payload\":1}", ERR_ID, "source_agent"},
