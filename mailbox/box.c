@@ -129,10 +129,8 @@ void box_rest(struct box *b)
     if (b->gone)
         return;
     /* Nothing will come any more, so readers need not wait for it. */
-    if (b->closing && b->waiting != 0 && box_is_empty(b) && !c->freeing) {
+    if (b->closing && b->waiting != 0 && box_is_empty(b) && !c->freeing)
         waiters_end_all(b);
-        return;
-    }
     if (b->waiting != 0 || !box_is_empty(b)) {
         timer_stop(&c->timers, &b->idle_timer);
         list_remove(&b->idle);

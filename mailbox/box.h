@@ -396,7 +396,7 @@ void waiter_end(struct mbox_core *c, struct waiter *w); /* without an action */
 void waiter_end_empty(struct mbox_core *c, struct waiter *w);
 void waiters_serve(struct box *b);
 void waiters_serve_touched(struct mbox_core *c);
-void waiters_end_all(struct box *b);
+void waiters_end_all(struct box *b); /* call box_rest() then */
 
 /* core.c */
 void *grown(void *items, size_t len, size_t *cap, size_t size);

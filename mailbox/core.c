@@ -30,6 +30,17 @@ struct mbox_action *action_new(struct mbox_core *c, enum mbox_action_kind kind)
     return &o->items[o->len++];
 }
 
+static void texts_fill(const struct letter *l, struct mbox_letter *to)
+{
+    const char **texts[LETTER_TEXTS] = {&to->id,       &to->source, &to->type, &to->correlation_id,
+                                        &to->reply_to, &to->group};
+    const char *at = l->text;
+    unsigned i;
+
+    for (i = 0; i < LETTER_TEXTS; at += strlen(at) + 1, i++)
+        *texts[i] = at;
+}
+
 struct mbox_view *view_add(struct mbox_core *c, struct copy *k, uint32_t attempt)
 {
     struct mbox_actions *o = c->out;
@@ -46,13 +57,8 @@ struct mbox_view *view_add(struct mbox_core *c, struct copy *k, uint32_t attempt
         .created_ns = l->created_ns,
         .created_ms = l->created_ms,
         .expires_ms = k->renewed ? wall_of(c, k->expires_ns) : l->created_ms + l->ttl_ms,
-        .id = letter_get(l, TEXT_ID),
-        .source = letter_get(l, TEXT_SOURCE),
-        .type = letter_get(l, TEXT_TYPE),
-        .correlation_id = letter_get(l, TEXT_CORRELATION),
-        .reply_to = letter_get(l, TEXT_REPLY_TO),
-        .group = letter_get(l, TEXT_GROUP),
     };
+    texts_fill(l, &v->letter);
     v->target = k->box->agent;
     v->attempt = attempt;
     v->receipt[0] = '\0';

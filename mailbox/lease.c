@@ -49,17 +49,28 @@ void receipt_print(const struct mbox_core *c, const struct copy *k, char *dst)
     *dst = '\0';
 }
 
+/* The value of a digit as above; 32 and more: it is none. */
+static unsigned value_of(char digit)
+{
+    static const char letters[] = {10, 11, 12, 13, 14, 15, 16, 17, 99, 18, 19, 99, 20,
+                                   21, 99, 22, 23, 24, 25, 26, 99, 27, 28, 29, 30, 31};
+
+    if (digit >= '0' && digit <= '9')
+        return (unsigned)(digit - '0');
+    return digit >= 'a' && digit <= 'z' ? (unsigned)letters[digit - 'a'] : 99;
+}
+
 static bool scan(const char *src, unsigned len, uint64_t *out)
 {
     uint64_t n = 0;
     unsigned i;
 
     for (i = 0; i < len; i++) {
-        const char *at = memchr(digits, src[i], sizeof(digits) - 1);
+        unsigned value = value_of(src[i]);
 
-        if (at == NULL)
+        if (value > 31)
             return false;
-        n = n << 5 | (uint64_t)(at - digits);
+        n = n << 5 | value;
     }
     *out = n;
     return true;

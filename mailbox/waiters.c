@@ -29,7 +29,7 @@ struct waiter *waiter_find(const struct mbox_core *c, uint64_t peer, uint64_t po
     return NULL;
 }
 
-void waiter_end(struct mbox_core *c, struct waiter *w)
+static void waiter_free(struct mbox_core *c, struct waiter *w)
 {
     struct box *b = w->box;
 
@@ -41,6 +41,13 @@ void waiter_end(struct mbox_core *c, struct waiter *w)
     timer_stop(&c->timers, &w->deadline);
     b->waiting--;
     free(w);
+}
+
+void waiter_end(struct mbox_core *c, struct waiter *w)
+{
+    struct box *b = w->box;
+
+    waiter_free(c, w);
     box_rest(b);
 }
 
@@ -57,9 +64,7 @@ static struct mbox_action *poll_end(struct mbox_core *c, const struct waiter *w)
 
 void waiter_end_empty(struct mbox_core *c, struct waiter *w)
 {
-    struct mbox_action *a = poll_end(c, w);
-
-    a->more = box_depth(w->box);
+    poll_end(c, w)->more = box_depth(w->box);
     waiter_end(c, w);
 }
 
@@ -165,8 +170,13 @@ void waiters_serve_touched(struct mbox_core *c)
 
 void waiters_end_all(struct box *b)
 {
+    struct mbox_core *c = b->core;
     struct list *n;
 
-    while ((n = list_first(&b->waiters)) != NULL)
-        waiter_end_empty(b->core, container_of(n, struct waiter, in_box));
+    while ((n = list_first(&b->waiters)) != NULL) {
+        struct waiter *w = container_of(n, struct waiter, in_box);
+
+        poll_end(c, w)->more = box_depth(b);
+        waiter_free(c, w);
+    }
 }
