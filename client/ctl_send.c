@@ -162,9 +162,12 @@ static enum ctl_exit batch_send(const struct mail_arguments *a, struct batch *b)
     const struct slipstream_send_options o = {.workflow = a->workflow};
     struct slipstream_sent_list *list = NULL;
     size_t i;
-    int e = b->count > 0 ? slipstream_send(a->ctl->s, &o, b->messages, b->count, &list) : 0;
+    int e;
 
-    if (e != 0)
+    if (b->count == 0)
+        return CTL_OK;
+    e = slipstream_send(a->ctl->s, &o, b->messages, b->count, &list);
+    if (e != 0 || list == NULL)
         return ctl_fail(a->ctl, e, "send");
     for (i = 0; i < b->count; i++) {
         b->sent++;

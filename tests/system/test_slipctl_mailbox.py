@@ -295,3 +295,16 @@ def test_help_and_verbs(box):
             assert r.returncode == 0 and "--json" in r.stdout, words
     assert slipctl_run(box, "messages").returncode == 64
     assert slipctl_run(box, "messages", "nothing").returncode == 64
+
+
+def test_the_largest_payload_goes_both_ways(tmp_path):
+    text = json.dumps("x" * (3 * 1024 * 1024 - 2))
+    (tmp_path / "large").write_text(text)
+    with start(store="memory", max_payload_bytes=3 << 20) as box:
+        for _ in range(2):
+            assert slipctl_run(box, "send", "w", "a", f"@{tmp_path}/large").returncode == 0
+        for _ in range(2):  # an answer carries 3 MiB at most, and one message at least
+            assert payloads(box, "a") == [json.loads(text)]
+        (tmp_path / "large").write_text(text[:-1] + 'x"')
+        r = slipctl_run(box, "send", "w", "a", f"@{tmp_path}/large")
+        assert r.returncode == 1 and "3 MiB" in r.stderr
