@@ -182,10 +182,12 @@ enum err door_check_acks(const Slipstream__V1__AckRequest *r)
 
 static bool is_receipt(const char *s)
 {
-    size_t n = strnlen(s, MBOX_RECEIPT_MAX);
+    size_t n = 0;
 
-    return n > 0 && n < MBOX_RECEIPT_MAX &&
-           strspn(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == n;
+    while (n < MBOX_RECEIPT_MAX &&
+           ((s[n] >= '0' && s[n] <= '9') || ((s[n] | 0x20) >= 'a' && (s[n] | 0x20) <= 'z')))
+        n++;
+    return n > 0 && n < MBOX_RECEIPT_MAX && s[n] == '\0';
 }
 
 enum err door_check_ack(const Slipstream__V1__Ack *a, uint64_t max_lease_ms)

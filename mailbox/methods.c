@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/must.h"
 #include "proto/mailbox.pb-c.h"
 #include "mailbox/door.h"
@@ -208,11 +209,24 @@ void methods_check_service(void)
         must(strcmp(d->methods[i].name, methods[i].name) == 0);
 }
 
+/* What does not fit the kept memory is large: the slower way does not matter there. */
+static const void *request_unpack(struct server *s, const ProtobufCMessageDescriptor *type,
+                                  const uint8_t *body, size_t len)
+{
+    const void *request;
+
+    arena_clear(&s->hot);
+    request = len < s->hot.size ? codec_unpack(type, &s->hot, body, len) : NULL;
+    if (request == NULL)
+        request = protobuf_c_message_unpack(type, &s->request.allocator, len, body);
+    return request;
+}
+
 void methods_call(struct server *s, struct peer *p, unsigned method, uint64_t token,
                   const uint8_t *body, size_t len)
 {
     const struct call c = {s, p, token};
-    const ProtobufCMessage *request;
+    const void *request;
 
     if (method >= METHODS) {
         call_refuse(&c, ERR_UNIMPLEMENTED);
@@ -222,8 +236,8 @@ void methods_call(struct server *s, struct peer *p, unsigned method, uint64_t to
         call_refuse(&c, ERR_PROTO);
         return;
     }
-    request = protobuf_c_message_unpack(slipstream__v1__mailbox__descriptor.methods[method].input,
-                                        &s->request.allocator, len, body);
+    request =
+        request_unpack(s, slipstream__v1__mailbox__descriptor.methods[method].input, body, len);
     if (request == NULL)
         call_refuse(&c, ERR_PROTO);
     else

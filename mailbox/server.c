@@ -27,7 +27,8 @@
 #define MAX_PEERS 1024
 #define RING_BYTES \
     (4 * RPC_NNG_FRAME_MAX) /* frames as large as over nng: a payload may have 3 MiB */
-#define REQUEST_STAYS (256u << 10)
+#define HOT_BYTES (256u << 10)
+#define REQUEST_STAYS (64u << 10)
 #define REQUEST_MAX (64u << 20) /* of one call, unpacked; the door lets nothing near it in */
 /* After a drain: time for the last answers to leave this process. */
 #define GOODBYE_NS (200 * NS_PER_MS)
@@ -360,6 +361,8 @@ static enum err server_open(struct server *s)
     methods_check_service();
     hash_init(&s->peers);
     region_init(&s->request, REQUEST_STAYS, REQUEST_MAX);
+    s->hot = (struct arena){.base = malloc(HOT_BYTES), .size = HOT_BYTES};
+    must(s->hot.base != NULL);
     turn_init(&s->turn, s);
     s->start_ns = clock_ns();
     s->loop = loop_new();
@@ -402,6 +405,7 @@ static void server_close(struct server *s)
     free(s->due);
     turn_fini(&s->turn);
     region_fini(&s->request);
+    free(s->hot.base);
     if (s->loop != NULL)
         loop_free(s->loop);
     keys_free(s->keys);

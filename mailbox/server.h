@@ -2,6 +2,7 @@
 #ifndef SLIP_MAILBOX_SERVER_H
 #define SLIP_MAILBOX_SERVER_H
 
+#include "common/arena.h"
 #include "common/conf.h"
 #include "common/loop.h"
 #include "common/rpc.h"
@@ -46,7 +47,8 @@ struct server {
     struct keys *keys;
     struct notes *notes;
     struct answer_scratch *scratch;
-    struct region request; /* what the call under way was unpacked into */
+    struct arena hot;      /* what the call under way was unpacked into, where it fits */
+    struct region request; /* and everything else that lives as long as the call */
     struct turn turn;
     struct settle_due *due;
     size_t due_len, due_cap;
