@@ -16,9 +16,12 @@ static uint8_t packed[65536];
 
 static size_t reply_pack(void)
 {
-    Slipstream__V1__Message a = SLIPSTREAM__V1__MESSAGE__INIT, b = a, *both[] = {&a, &b};
-    Slipstream__V1__ReceiveReply r = SLIPSTREAM__V1__RECEIVE_REPLY__INIT;
+    Slipstream__V1__Message a, b, *both[] = {&a, &b};
+    Slipstream__V1__ReceiveReply r;
 
+    slipstream__v1__message__init(&a);
+    slipstream__v1__message__init(&b);
+    slipstream__v1__receive_reply__init(&r);
     a.message_id = "m1";
     a.source_agent = "s\"";
     a.target_agent = "t";
