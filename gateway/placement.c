@@ -54,10 +54,11 @@ static uint32_t waited_ms(const struct gw_request *r, uint64_t now)
 
 static void wait_end(struct gw_request *r)
 {
-    uint64_t now = clock_ns();
+    uint64_t now;
 
     if (r->place.wait_start_ns == 0)
         return;
+    now = clock_ns();
     r->place.waited_ns += now - r->place.wait_start_ns;
     r->place.wait_start_ns = 0;
     r->place.waited_ms = (uint32_t)(worker_model_seconds(r->gw, r->place.waited_ns) * 1e3);

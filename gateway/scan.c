@@ -22,57 +22,56 @@ enum zone {
     ZONE_DULL
 };
 
+/* K(n, key, text) for each key of interest; n is passed on. */
+#define KEYS(K, n)                                    \
+    K(n, KEY_CHOICES, "choices")                      \
+    K(n, KEY_USAGE, "usage")                          \
+    K(n, KEY_ERROR, "error")                          \
+    K(n, KEY_TYPE, "type")                            \
+    K(n, KEY_STOP_REASON, "stop_reason")              \
+    K(n, KEY_MESSAGE, "message")                      \
+    K(n, KEY_RESPONSE, "response")                    \
+    K(n, KEY_DELTA, "delta")                          \
+    K(n, KEY_TEXT, "text")                            \
+    K(n, KEY_ROLE, "role")                            \
+    K(n, KEY_FINISH_REASON, "finish_reason")          \
+    K(n, KEY_PROMPT_TOKENS, "prompt_tokens")          \
+    K(n, KEY_INPUT_TOKENS, "input_tokens")            \
+    K(n, KEY_COMPLETION_TOKENS, "completion_tokens")  \
+    K(n, KEY_OUTPUT_TOKENS, "output_tokens")          \
+    K(n, KEY_CACHE_READ, "cache_read_input_tokens")   \
+    K(n, KEY_PROMPT_DETAILS, "prompt_tokens_details") \
+    K(n, KEY_INPUT_DETAILS, "input_tokens_details")   \
+    K(n, KEY_CACHED_TOKENS, "cached_tokens")
+
 enum key {
     KEY_OTHER,
-    KEY_CHOICES,
-    KEY_USAGE,
-    KEY_ERROR,
-    KEY_TYPE,
-    KEY_STOP_REASON,
-    KEY_MESSAGE,
-    KEY_RESPONSE,
-    KEY_DELTA,
-    KEY_TEXT,
-    KEY_ROLE,
-    KEY_FINISH_REASON,
-    KEY_PROMPT_TOKENS,
-    KEY_INPUT_TOKENS,
-    KEY_COMPLETION_TOKENS,
-    KEY_OUTPUT_TOKENS,
-    KEY_CACHE_READ,
-    KEY_PROMPT_DETAILS,
-    KEY_INPUT_DETAILS,
-    KEY_CACHED_TOKENS,
-    KEY_COUNT
+#define NAME(n, key, text) key,
+    KEYS(NAME, 0)
+#undef NAME
+        KEY_COUNT
 };
 
-static const struct key_row {
-    const char *name;
-    uint8_t len;
-} keys[KEY_COUNT] = {
-#define ROW(key, text) [key] = {text, sizeof(text) - 1}
-    ROW(KEY_OTHER, ""),
-    ROW(KEY_CHOICES, "choices"),
-    ROW(KEY_USAGE, "usage"),
-    ROW(KEY_ERROR, "error"),
-    ROW(KEY_TYPE, "type"),
-    ROW(KEY_STOP_REASON, "stop_reason"),
-    ROW(KEY_MESSAGE, "message"),
-    ROW(KEY_RESPONSE, "response"),
-    ROW(KEY_DELTA, "delta"),
-    ROW(KEY_TEXT, "text"),
-    ROW(KEY_ROLE, "role"),
-    ROW(KEY_FINISH_REASON, "finish_reason"),
-    ROW(KEY_PROMPT_TOKENS, "prompt_tokens"),
-    ROW(KEY_INPUT_TOKENS, "input_tokens"),
-    ROW(KEY_COMPLETION_TOKENS, "completion_tokens"),
-    ROW(KEY_OUTPUT_TOKENS, "output_tokens"),
-    ROW(KEY_CACHE_READ, "cache_read_input_tokens"),
-    ROW(KEY_PROMPT_DETAILS, "prompt_tokens_details"),
-    ROW(KEY_INPUT_DETAILS, "input_tokens_details"),
-    ROW(KEY_CACHED_TOKENS, "cached_tokens"),
+#define KEY_LEN_MAX 23u
+
+static const char *const keys[KEY_COUNT] = {
+#define ROW(n, key, text) [key] = text,
+    KEYS(ROW, 0)
 #undef ROW
 };
+
+/* Which keys have that many characters: most that come by are none of them. */
+static const uint32_t keys_of_len[KEY_LEN_MAX + 1] = {
+#define BIT(n, key, text) | (sizeof(text) - 1 == (n) ? 1u << (key) : 0)
+#define OF(n) [n] = 0 KEYS(BIT, n)
+    OF(4),  OF(5),  OF(6),  OF(7),  OF(8),  OF(9),  OF(10), OF(11), OF(12), OF(13),
+    OF(14), OF(15), OF(16), OF(17), OF(18), OF(19), OF(20), OF(21), OF(22), OF(23),
+#undef OF
+#undef BIT
+};
+#define FITS(n, key, text) &&sizeof(text) - 1 >= 4 && sizeof(text) - 1 <= KEY_LEN_MAX
+_Static_assert(KEY_COUNT <= 32 KEYS(FITS, 0), "a row of keys_of_len[] for each key");
+#undef FITS
 
 void scan_start(struct scan *s)
 {
@@ -232,11 +231,13 @@ static void number_take(struct scan *s, struct tap_usage *u)
 
 static void key_take(struct scan *s)
 {
+    uint32_t some = s->word_len <= KEY_LEN_MAX ? keys_of_len[s->word_len] : 0;
     enum key key = KEY_OTHER;
 
-    for (enum key k = KEY_OTHER + 1; k < KEY_COUNT; k++) {
-        if (keys[k].len == s->word_len && keys[k].name[0] == s->word[0] &&
-            memcmp(keys[k].name, s->word, keys[k].len) == 0)
+    for (; some != 0; some &= some - 1) {
+        enum key k = (enum key)__builtin_ctz(some);
+
+        if (memcmp(keys[k], s->word, s->word_len) == 0)
             key = k;
     }
     s->levels[s->level_count - 1].key = (uint8_t)key;

@@ -26,15 +26,22 @@ void explain_fini(struct explain *x)
 }
 
 /* What is too long is cut between two characters of UTF-8. */
-static void text_copy(char *dst, size_t size, const char *s)
+static char *text_add(struct explained *d, enum explained_text which, char *at, size_t size,
+                      const char *s)
 {
-    size_t n = s != NULL ? strnlen(s, size - 1) : 0;
+    size_t n = strnlen(s, size - 1);
 
     while (n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80)
         n--;
-    if (n > 0)
-        memcpy(dst, s, n);
-    dst[n] = '\0';
+    d->texts[which] = (uint16_t)(at - d->text);
+    memcpy(at, s, n);
+    at[n] = '\0';
+    return at + n + 1;
+}
+
+const char *explained_text(const struct explained *d, enum explained_text which)
+{
+    return d->text + d->texts[which];
 }
 
 static struct explained *record_new(struct explain *x, uint32_t worker, uint64_t handle)
@@ -57,20 +64,21 @@ void explain_query(struct explain *x, uint32_t worker, const Slipstream__V1__Que
                    const char *tenant, uint64_t wall_ms, uint64_t now_ns)
 {
     struct explained *d;
+    char *at;
 
     if (x->size == 0)
         return;
     d = record_new(x, worker, q->handle);
     d->at_wall_ms = wall_ms;
     d->since_ns = now_ns;
-    text_copy(d->tenant, sizeof(d->tenant), tenant);
-    text_copy(d->workflow, sizeof(d->workflow), q->workflow_id);
-    text_copy(d->agent, sizeof(d->agent), q->agent_id);
-    text_copy(d->parent, sizeof(d->parent), q->parent_request_id);
-    text_copy(d->request, sizeof(d->request), q->request_id);
-    text_copy(d->model, sizeof(d->model), q->model);
-    text_copy(d->route, sizeof(d->route), q->route);
-    text_copy(d->group, sizeof(d->group), q->group_id);
+    at = text_add(d, EXPLAINED_TENANT, d->text, TENANT_MAX + 1, tenant);
+    at = text_add(d, EXPLAINED_WORKFLOW, at, ID_MAX + 1, q->workflow_id);
+    at = text_add(d, EXPLAINED_AGENT, at, ID_MAX + 1, q->agent_id);
+    at = text_add(d, EXPLAINED_PARENT, at, ID_MAX + 1, q->parent_request_id);
+    at = text_add(d, EXPLAINED_REQUEST, at, EXPLAIN_SHORT, q->request_id);
+    at = text_add(d, EXPLAINED_MODEL, at, EXPLAIN_SHORT, q->model);
+    at = text_add(d, EXPLAINED_ROUTE, at, EXPLAIN_SHORT, q->route);
+    text_add(d, EXPLAINED_GROUP, at, EXPLAIN_SHORT, q->group_id);
     d->group_size = q->group_size;
     d->prompt_bytes = q->prompt_bytes;
     d->priority = q->priority;

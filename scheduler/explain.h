@@ -13,6 +13,19 @@
 #define EXPLAIN_ROWS 32u
 #define EXPLAIN_SHORT 96u /* model, route, group and request ids beyond are cut */
 
+/* Texts of a record. They lie one after the other, so that writing one touches few cache lines. */
+enum explained_text {
+    EXPLAINED_TENANT,
+    EXPLAINED_WORKFLOW,
+    EXPLAINED_AGENT,
+    EXPLAINED_PARENT,
+    EXPLAINED_REQUEST,
+    EXPLAINED_MODEL,
+    EXPLAINED_ROUTE,
+    EXPLAINED_GROUP,
+    EXPLAINED_TEXTS
+};
+
 struct explained_row {
     uint32_t engine, generation;
     uint32_t cached_tokens, workflows;
@@ -23,8 +36,6 @@ struct explained_row {
 struct explained {
     uint64_t at_wall_ms, since_ns; /* since: real, of the query */
     Slipstream__V1__DecisionKind kind;
-    char tenant[TENANT_MAX + 1], workflow[ID_MAX + 1], agent[ID_MAX + 1], parent[ID_MAX + 1];
-    char request[EXPLAIN_SHORT], model[EXPLAIN_SHORT], route[EXPLAIN_SHORT], group[EXPLAIN_SHORT];
     uint32_t group_size, prompt_bytes;
     Slipstream__V1__Priority priority;
     const char *policy, *reason, *wait_reason; /* static */
@@ -33,6 +44,8 @@ struct explained {
     uint64_t waited_ns; /* model */
     enum err err;
     uint32_t row_count;
+    uint16_t texts[EXPLAINED_TEXTS]; /* where each begins */
+    char text[TENANT_MAX + 1 + 3 * (ID_MAX + 1) + 4 * EXPLAIN_SHORT];
     struct explained_row rows[EXPLAIN_ROWS];
 };
 
@@ -54,6 +67,7 @@ void explain_query(struct explain *x, uint32_t worker, const Slipstream__V1__Que
 /* ACT_GO, ACT_WAIT or ACT_NO, in the step that it belongs to. */
 void explain_action(struct explain *x, const struct core *c, const struct action *act);
 
+const char *explained_text(const struct explained *d, enum explained_text which);
 /* The n-th newest, from 0; NULL: there are not so many. */
 const struct explained *explain_get(const struct explain *x, uint64_t n);
 

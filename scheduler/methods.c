@@ -284,7 +284,8 @@ static enum err on_place(const struct call *c)
     if (fault_hits(FAULT_query_late))
         return ERR_OK;
     ev.query.worker = c->who->worker;
-    explain_query(&s->explain, c->who->worker, q, q->tenant, clock_wall_ms(), clock_ns());
+    explain_query(&s->explain, c->who->worker, q, q->tenant,
+                  s->publisher.wall_base_ms + s->call_ns / NS_PER_MS, s->call_ns);
     err = server_ask(s, &ev);
     if (err != ERR_OK)
         return err;
@@ -584,11 +585,13 @@ static bool is_explained(const struct call *c, const struct explained *d)
 {
     const Slipstream__V1__ExplainQuery *q = c->request;
 
-    if (*q->workflow_id != '\0' && strcmp(q->workflow_id, d->workflow) != 0)
+    if (*q->workflow_id != '\0' &&
+        strcmp(q->workflow_id, explained_text(d, EXPLAINED_WORKFLOW)) != 0)
         return false;
-    if (*q->request_id != '\0' && strcmp(q->request_id, d->request) != 0)
+    if (*q->request_id != '\0' && strcmp(q->request_id, explained_text(d, EXPLAINED_REQUEST)) != 0)
         return false;
-    return (q->all_tenants && c->who->trusted) || strcmp(tenant_of(c, q->tenant), d->tenant) == 0;
+    return (q->all_tenants && c->who->trusted) ||
+           strcmp(tenant_of(c, q->tenant), explained_text(d, EXPLAINED_TENANT)) == 0;
 }
 
 static enum err on_explain(const struct call *c)
@@ -708,6 +711,7 @@ void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t 
     enum err err = ERR_UNIMPLEMENTED;
 
     (void)timeout_ms;
+    s->call_ns = start;
     arena_clear(&s->arena);
     if (method < sizeof(methods) / sizeof(methods[0])) {
         type = slipstream__v1__scheduler__descriptor.methods[method].input;
@@ -719,6 +723,7 @@ void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t 
         }
         stats_call(&s->stats, methods[method].name, method, (double)(clock_ns() - start) / 1e9);
     }
+    s->call_ns = 0;
     if (err == ERR_OK)
         return;
     stats_call_refused(&s->stats);

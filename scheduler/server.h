@@ -50,7 +50,8 @@ struct server {
     struct feeds feeds;
     struct rpc_server *rpc;
     struct rpc_peer *workers[SERVER_PEERS]; /* by index; NULL: free */
-    struct arena arena;                     /* of the call under way */
+    uint64_t call_ns;                       /* when the call under way began; 0: none */
+    struct arena arena;                     /* of that call */
     struct server_ask {                     /* the query under way */
         uint32_t worker;
         uint64_t handle;
