@@ -117,6 +117,17 @@ static enum err may_send(const struct server *s, const Slipstream__V1__SendReque
     return e;
 }
 
+/* Its life would be over before anybody could have it. */
+static bool dies_unseen(const struct call *c, const Slipstream__V1__SendRequest *r,
+                        const Slipstream__V1__Message *m)
+{
+    uint64_t ttl_ms = m->ttl_ms != 0   ? m->ttl_ms
+                      : r->ttl_ms != 0 ? r->ttl_ms
+                                       : c->s->conf->mailbox.ttl_ms;
+
+    return m->delay_ms >= ttl_ms;
+}
+
 void method_send(const struct call *c, const void *request)
 {
     const Slipstream__V1__SendRequest *r = request;
@@ -134,6 +145,8 @@ void method_send(const struct call *c, const void *request)
     e.send.drafts = drafts;
     for (i = 0; i < r->n_messages; i++) {
         status[i] = door_check_message(r->messages[i]);
+        if (status[i] == ERR_OK && dies_unseen(c, r, r->messages[i]))
+            status[i] = ERR_VALUE;
         if (status[i] == ERR_OK)
             drafts[e.send.draft_count++] = draft_of(r->messages[i]);
     }

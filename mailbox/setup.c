@@ -82,6 +82,9 @@ enum err store_open(const struct conf *c, struct mbox_store **out)
         *out = store_memory_open(c->mailbox.compress_bytes);
         return ERR_OK;
     }
+    if (sqlite.power_safe && c->mailbox.store_path[0] == '\0')
+        log_warn("store_in_memory", "path=%s reason=\"power_safe needs a store_path on a disk\"",
+                 path);
     folder_of(path, folder, sizeof(folder));
     if (!folder_make(c, folder))
         return ERR_IO;

@@ -50,7 +50,8 @@ def test_each_part_of_a_message_has_its_bounds(box):
     for want, fields in (("ID", {"source_agent": ""}), ("ID", {"source_agent": "*"}), ("ID", {"target_agent": "x" * 257}),
                          ("ID", {"message_type": "a\tb"}), ("ID", {"group": "a\n"}), ("ID", {"correlation_id": "x" * 257}),
                          ("VALUE", {"priority": 10}), ("VALUE", {"ttl_ms": 2592000001}), ("VALUE", {"delay_ms": 2592000001}),
-                         ("JSON", {"payload": b""}), ("JSON", {"payload": b"{"}), ("JSON", {"payload": b'"\xff"'}),
+                         ("VALUE", {"delay_ms": 3600000}), ("VALUE", {"ttl_ms": 500, "delay_ms": 500}),  # dies unseen
+                         ("OK", {"ttl_ms": 500, "delay_ms": 499}), ("JSON", {"payload": b""}), ("JSON", {"payload": b"{"}), ("JSON", {"payload": b'"\xff"'}),
                          ("JSON", {"payload": b"1 2"}), ("TOO_LARGE", {"payload": b'"' + b"x" * (1 << 20) + b'"'}),
                          ("OK", {"priority": 9, "ttl_ms": 1000, "delay_ms": 0, "group": "g", "target_agent": "é" * 128})):
         assert post(box, **fields) == want, (want, fields)
