@@ -214,6 +214,36 @@ static void an_answer_that_is_damaged_is_forgotten(void **state)
     fixture_free(f);
 }
 
+static void an_answer_is_never_given_to_a_request_of_another_length(void **state)
+{
+    const struct mbox_draft drafts[2] = {
+        {.source = "s", .target = "a", .type = "t", .payload = "1", .payload_len = 1},
+        {.source = "s", .target = "a", .type = "t", .payload = "2", .payload_len = 1},
+    };
+    struct fixture *f = new_durable();
+    struct mbox_event e = {.kind = MBOX_SEND};
+    struct mbox_answer_record *r;
+
+    (void)state;
+    e.send.tenant = "t";
+    e.send.workflow = "w";
+    e.send.drafts = drafts;
+    e.send.draft_count = 2;
+    e.send.idempotency_key = "k";
+    e.send.wall_ms = f->now / MS;
+    step(f, &e);
+    durably(f);
+    r = &durable_of(f->store)->answers[0]->r;
+    assert_int_equal(r->answer_len % 2, 0);
+    r->answer_len /= 2; /* as a request of one message with the same hash would have left it */
+    restart(f, SEC);
+    e.send.wall_ms = f->now / MS;
+    step(f, &e);
+    assert_int_equal(f->out.len, 1);
+    assert_int_equal(reply(f)->err, ERR_IDEMPOTENCY);
+    fixture_free(f);
+}
+
 static void ids_of_copies_are_never_used_again(void **state)
 {
     struct fixture *f = new_durable();
@@ -347,6 +377,7 @@ int main(void)
         cmocka_unit_test(what_expired_meanwhile_is_dead_at_the_first_step),
         cmocka_unit_test(a_key_is_known_after_a_restart_as_long_as_its_window),
         cmocka_unit_test(an_answer_that_is_damaged_is_forgotten),
+        cmocka_unit_test(an_answer_is_never_given_to_a_request_of_another_length),
         cmocka_unit_test(ids_of_copies_are_never_used_again),
         cmocka_unit_test(what_is_still_being_written_out_is_held_for_its_writer),
         cmocka_unit_test(a_stream_that_comes_again_gets_what_it_did_not_see),
