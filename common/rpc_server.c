@@ -273,10 +273,10 @@ void peer_deliver(struct rpc_peer *p)
             deliver_ring(p);
         return;
     }
-    if (p->parked == NULL)
+    /* An event may be about a call whose answer still waits for its frame: that comes first. */
+    if (p->parked == NULL || p->asked != NULL)
         return;
-    if (p->out.len > 0 &&
-        p->asked == NULL) { /* answers that did not fit the frame they belonged to */
+    if (p->out.len > 0) { /* answers that did not fit the frame they belonged to */
         struct nngs_slot *slot = p->parked;
 
         p->parked = NULL;
