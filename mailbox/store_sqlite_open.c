@@ -150,18 +150,19 @@ static int number_of(sqlite3 *db, const char *sql, int64_t *out)
 static enum err file_make(struct sqlite_store *s)
 {
     struct stat st;
+    bool exists = stat(s->path, &st) == 0;
     int fd;
 
-    if (stat(s->path, &st) == 0) {
-        if (S_ISREG(st.st_mode))
-            return ERR_OK;
+    if (exists && !S_ISREG(st.st_mode)) {
         log_error("store_open_failed", "path=%s error=\"not a regular file\"", s->path);
         return ERR_IO;
     }
-    if (file_bytes(s->path, "-wal") > 0) {
-        store_sqlite_quarantine(s, "the log of a database that is gone");
+    if ((!exists || st.st_size == 0) && file_bytes(s->path, "-wal") > 0) {
+        store_sqlite_quarantine(s, "the log of a database that is gone"); /* SQLite deletes it */
         return ERR_CONF;
     }
+    if (exists)
+        return ERR_OK;
     fd = open(s->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
         log_error("store_open_failed", "path=%s error=\"%s\"", s->path, strerror(errno));

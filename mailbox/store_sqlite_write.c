@@ -528,7 +528,9 @@ static void give_up(struct sqlite_store *s, int rc)
 
     snprintf(why, sizeof(why), "%s (%d, errno %d)", sqlite3_errmsg(s->db),
              sqlite3_extended_errcode(s->db), sqlite3_system_errno(s->db));
-    if (rc != sqlite3_extended_errcode(s->db))
+    if (rc == SQLITE_READONLY_DBMOVED)
+        snprintf(why, sizeof(why), "the file was moved or removed while it is in use");
+    else if (rc != sqlite3_extended_errcode(s->db))
         snprintf(why, sizeof(why), "%s", sqlite3_errstr(rc));
     if (!s->failing)
         log_error("store_failing", "path=%s error=\"%s\" damage=%s", s->path, why,
@@ -554,6 +556,15 @@ enum err store_sqlite_write_ahead(struct sqlite_store *s)
     return ERR_STORE;
 }
 
+/* What is written to a file without a name is gone with this process. */
+static bool has_moved(struct sqlite_store *s)
+{
+    int moved = 0;
+
+    return sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+           moved != 0;
+}
+
 enum err store_sqlite_commit(struct sqlite_store *s)
 {
     int rc;
@@ -566,7 +577,7 @@ enum err store_sqlite_commit(struct sqlite_store *s)
     }
     if (s->rows.len + s->answers.len + s->changes.len + s->gone.len == 0)
         return ERR_OK;
-    rc = write_all(s);
+    rc = has_moved(s) ? SQLITE_READONLY_DBMOVED : write_all(s);
     if (rc != SQLITE_OK) {
         s->failed_commits++;
         give_up(s, rc);

@@ -921,6 +921,51 @@ static void a_log_without_its_database_is_moved_aside(void **state)
     open_store(f);
 }
 
+/* SQLite would take the empty file for a new database and delete its log. */
+static void a_database_cut_to_nothing_is_moved_aside_with_its_log(void **state)
+{
+    struct fixture *f = *state;
+    char wal[128], saved[128];
+
+    snprintf(wal, sizeof(wal), "%s-wal", f->path);
+    snprintf(saved, sizeof(saved), "%s/saved", f->dir);
+    open_store(f);
+    put(f, 1, "x", 1);
+    assert_int_equal(commit(f), ERR_OK);
+    assert_int_equal(link(wal, saved), 0);
+    close_store(f);
+    assert_int_equal(rename(saved, wal), 0);
+    must(truncate(f->path, 0) == 0);
+    assert_in_range(bytes_of(wal), 1, UINT32_MAX);
+    assert_int_equal(try_open(f), ERR_CONF);
+    assert_int_equal(files(f, "mailbox.db.damaged-", NULL, 0), 2);
+    check_quarantined(f, 0);
+}
+
+static void a_file_that_is_moved_while_in_use_takes_nothing_until_it_is_back(void **state)
+{
+    struct fixture *f = *state;
+    char away[128];
+    uint64_t first, second;
+
+    snprintf(away, sizeof(away), "%s/away", f->dir);
+    open_store(f);
+    first = put(f, 1, "one", 3);
+    assert_int_equal(commit(f), ERR_OK);
+    must(rename(f->path, away) == 0);
+    second = put(f, 2, "two", 3);
+    assert_int_equal(commit(f), ERR_STORE);
+    assert_true(stats_of(f).failing);
+    check_gone(f, second);
+    check_payload(f, first, "one", 3);
+    must(rename(away, f->path) == 0);
+    put(f, 3, "three", 5);
+    assert_int_equal(commit(f), ERR_OK);
+    assert_false(stats_of(f).failing);
+    reopen(f);
+    assert_int_equal(f->seen.count, 2);
+}
+
 static void sql(const struct fixture *f, const char *text)
 {
     sqlite3 *db;
@@ -1117,6 +1162,8 @@ int main(void)
         TEST(a_broken_page_is_moved_aside),
         TEST(a_cut_file_is_moved_aside),
         TEST(a_log_without_its_database_is_moved_aside),
+        TEST(a_database_cut_to_nothing_is_moved_aside_with_its_log),
+        TEST(a_file_that_is_moved_while_in_use_takes_nothing_until_it_is_back),
         TEST(rows_that_say_nonsense_are_not_believed),
         TEST(damage_that_a_read_finds_fails_that_read_only),
         TEST(a_newer_or_foreign_database_is_refused_and_left_alone),
