@@ -436,11 +436,15 @@ bool mail_prefer_wait(const char *value, size_t len, uint32_t *ms)
 static bool is_refused(const char *params, const char *end)
 {
     const char *word;
-    size_t n;
+    size_t n, i;
 
-    while (word_next(&params, end, ';', &word, &n))
-        if (n >= 3 && strncasecmp(word, "q=0", 3) == 0)
-            return strspn(word + 2, "0.") >= n - 2;
+    while (word_next(&params, end, ';', &word, &n)) {
+        if (n < 3 || strncasecmp(word, "q=0", 3) != 0)
+            continue;
+        for (i = 3; i < n && (word[i] == '0' || word[i] == '.'); i++)
+            ;
+        return i == n;
+    }
     return false;
 }
 
