@@ -21,6 +21,7 @@ struct gw_mail { /* of one request; in its memory */
     size_t ack_count;
     const char *resume_after; /* "" = none */
     bool is_stream;
+    bool missed; /* the end of the poll came before the word that it is parked */
     /* of what is being written */
     struct mail_hold *hold; /* asked for anew after a restart; owned by mailbox_link.c */
     uint32_t *ids;          /* where in r->out its message ids stand, as JSON strings */

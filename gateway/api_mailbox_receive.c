@@ -117,12 +117,18 @@ static void receive_failed(struct gw_request *r, enum err e)
         r->on_receive(r, e, NULL);
 }
 
+static void receive_ask(struct gw_request *r);
+
 static void on_received(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
 {
+    bool missed = r->mail->missed;
     struct mail_reply reply;
 
+    r->mail->missed = false;
     if (status != ERR_OK || !mail_reply_read(body, len, &reply))
         receive_failed(r, status != ERR_OK ? status : ERR_PROTO);
+    else if (reply.parked && missed)
+        receive_ask(r);
     else if (r->mail->is_stream)
         mail_stream_start(r, &reply);
     else if (reply.parked)
@@ -151,6 +157,25 @@ static void on_receive_answer(void *arg, uint64_t handle, enum err status, const
         mail_received_late(arg, handle, status, body, len);
 }
 
+/*
+ * Answers and events travel apart, so the end of a poll may overtake the word that it is parked.
+ * True: it is the answer then. Where r goes on asking under the same name it cannot be: what came
+ * goes back and is asked for again.
+ */
+static bool is_early(struct gw_request *r)
+{
+    bool asking = r->state == GW_ASKING && r->asked == on_received;
+
+    if (r->mail == NULL || r->polling || (!asking && !r->mail->calling))
+        return false;
+    if (asking && !r->mail->is_stream && r->on_receive == NULL) {
+        r->asked = NULL;
+        return true;
+    }
+    r->mail->missed = true;
+    return false;
+}
+
 void mail_delivered(struct gw *gw, const uint8_t *body, size_t len)
 {
     struct gw_request *r;
@@ -159,6 +184,10 @@ void mail_delivered(struct gw *gw, const uint8_t *body, size_t len)
     if (!mail_reply_read(body, len, &reply))
         return;
     r = request_find(gw, reply.poll);
+    if (r != NULL && is_early(r)) {
+        answer(r, &reply);
+        return;
+    }
     if (r == NULL || !r->polling || (r->state != GW_ASKING && r->state != GW_PUSHING)) {
         mail_settle_other(gw, reply.delivery, false); /* nobody waits any more: it goes back */
         return;

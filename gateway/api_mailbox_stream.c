@@ -131,14 +131,19 @@ static void on_pushed(void *arg, uint64_t handle, enum err status, const uint8_t
 {
     struct gw_request *r = request_find(arg, handle);
     struct mail_reply reply;
+    bool missed;
 
     if (r == NULL || r->state != GW_PUSHING) {
         mail_received_late(arg, handle, status, body, len);
         return;
     }
-    r->mail->calling = false;
+    missed = r->mail->missed;
+    r->mail->calling = r->mail->missed = false;
     if (status == ERR_OK && mail_reply_read(body, len, &reply)) {
-        reply_take(r, &reply);
+        if (reply.parked && missed)
+            stream_ask(r);
+        else
+            reply_take(r, &reply);
         return;
     }
     if (status == ERR_GONE || status == ERR_CANCELLED || status == ERR_HELLO)

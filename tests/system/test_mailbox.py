@@ -593,7 +593,9 @@ def test_random_traffic_loses_and_invents_nothing(hop):
         with hop.client() as c:
             while not stop.is_set():
                 c.request("GET", f"{b.path}/messages?wait=0.2&max=5&lease=1")
-                for m in c.read_answer().json()["messages"]:
+                a = c.read_answer()
+                assert a.status == 200, a
+                for m in a.json()["messages"]:
                     verb = rng.choice(["ack", "ack", "ack", "nack", None])
                     if verb is None:
                         continue
