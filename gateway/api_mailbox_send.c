@@ -93,7 +93,7 @@ static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, 
     }
     if (retry_ms > 0)
         respond_retry_after(r, retry_ms);
-    respond_out(r, 202, "application/json");
+    worker_accept_soon(r);
 }
 
 static void send_ask(struct gw_request *r)

@@ -313,6 +313,7 @@ static enum err gw_open(struct gw *gw)
 
     must(gw->conf != NULL);
     list_init(&gw->ready);
+    list_init(&gw->patient);
     list_init(&gw->clients);
     timers_init(&gw->timers);
     pool_init(&gw->requests, sizeof(struct gw_request), gw->conf->gateway.max_requests);

@@ -89,7 +89,7 @@ struct gw_request {
     enum listener listener;
     enum gw_state state;
     struct timer timer;
-    struct list node; /* on gw->ready, or on nothing */
+    struct list node; /* on gw->ready or gw->patient, or on nothing */
     h2o_generator_t generator;
     char id[72];                                          /* X-Request-Id */
     uint64_t arrived_ns, since_ns, deadline_ns, total_ns; /* since: entered the state */

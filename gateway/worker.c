@@ -10,6 +10,7 @@
 #include "common/proc.h"
 #include "gateway/client.h"
 #include "gateway/engine_link.h"
+#include "gateway/finish.h"
 #include "gateway/placement.h"
 #include "gateway/routes.h"
 
@@ -100,7 +101,10 @@ static bool is_drained(const struct gw *gw, uint64_t now)
 static void on_dispatch(h2o_timeout_entry_t *entry)
 {
     struct gw *gw = container_of(entry, struct gw, dispatch);
+    struct list *n;
 
+    while ((n = list_take(&gw->patient)) != NULL)
+        respond_out(container_of(n, struct gw_request, node), 202, "application/json");
     gw->look_more = routes_dispatch(gw);
 }
 
@@ -109,6 +113,12 @@ void worker_dispatch_soon(struct gw *gw)
     gw->dispatch.cb = on_dispatch;
     if (!h2o_timeout_is_linked(&gw->dispatch))
         h2o_timeout_link(gw->ctx.loop, &gw->ctx.zero_timeout, &gw->dispatch);
+}
+
+void worker_accept_soon(struct gw_request *r)
+{
+    list_push(&r->gw->patient, &r->node);
+    worker_dispatch_soon(r->gw);
 }
 
 static void on_look(h2o_timeout_entry_t *entry)
