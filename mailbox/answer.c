@@ -18,7 +18,8 @@ struct answer_scratch {
     Slipstream__V1__Message *messages;
     Slipstream__V1__Message **pointers;
     size_t *offsets; /* of payloads, which move while they are gathered */
-    size_t cap;
+    uint64_t *lost;  /* refs of those that cannot be read */
+    size_t cap, lost_len;
     struct buf payloads;
 };
 
@@ -37,6 +38,7 @@ void answer_scratch_free(struct answer_scratch *a)
     free(a->messages);
     free(a->pointers);
     free(a->offsets);
+    free(a->lost);
     buf_fini(&a->payloads);
     free(a);
 }
@@ -48,11 +50,13 @@ static void scratch_reserve(struct answer_scratch *a, size_t count)
     free(a->messages);
     free(a->pointers);
     free(a->offsets);
+    free(a->lost);
     a->cap = count < 16 ? 16 : count;
     a->messages = calloc(a->cap, sizeof(a->messages[0]));
     a->pointers = calloc(a->cap, sizeof(a->pointers[0]));
     a->offsets = calloc(a->cap, sizeof(a->offsets[0]));
-    must(a->messages != NULL && a->pointers != NULL && a->offsets != NULL);
+    a->lost = calloc(a->cap, sizeof(a->lost[0]));
+    must(a->messages != NULL && a->pointers != NULL && a->offsets != NULL && a->lost != NULL);
 }
 
 char *unconst(const char *s)
@@ -113,44 +117,64 @@ static void message_fill(Slipstream__V1__Message *m, const struct mbox_view *v)
     }
 }
 
-static void payload_gather(struct server *s, const struct mbox_view *v)
+/* False: the store does not give it. */
+static bool payload_gather(struct server *s, const struct mbox_view *v)
 {
     struct buf *to = &s->scratch->payloads;
     size_t before = to->len;
     enum err e = s->store->ops->get(s->store, v->letter.payload, to);
 
     if (e == ERR_OK)
-        return;
+        return true;
     log_error("payload_lost", "message=%s error=%s", v->letter.id, err_code(e));
     to->len = before;
     buf_adds(to, "null");
+    return false;
 }
 
 void answer_fill(struct server *s, const struct mbox_action *a, Slipstream__V1__ReceiveReply *r)
 {
     struct answer_scratch *x = s->scratch;
-    uint32_t i;
+    uint32_t count = 0, i;
 
     scratch_reserve(x, a->count);
     buf_clear(&x->payloads);
+    x->lost_len = 0;
     for (i = 0; i < a->count; i++) {
         const struct mbox_view *v = &s->out.views[a->first + i];
 
-        message_fill(&x->messages[i], v);
-        x->pointers[i] = &x->messages[i];
-        x->offsets[i] = x->payloads.len;
-        payload_gather(s, v);
-        x->messages[i].payload.len = x->payloads.len - x->offsets[i];
+        x->offsets[count] = x->payloads.len;
+        if (!payload_gather(s, v) && a->delivery != 0) {
+            /* Nobody takes it for delivered: it comes again, and at last among the dead letters,
+             * where it can be looked at, with null in its place. */
+            x->lost[x->lost_len++] = v->letter.payload;
+            x->payloads.len = x->offsets[count];
+            continue;
+        }
+        message_fill(&x->messages[count], v);
+        x->pointers[count] = &x->messages[count];
+        x->messages[count].payload.len = x->payloads.len - x->offsets[count];
+        count++;
     }
-    for (i = 0; i < a->count; i++)
+    for (i = 0; i < count; i++)
         x->messages[i].payload.data = (uint8_t *)x->payloads.base + x->offsets[i];
     slipstream__v1__receive_reply__init(r);
     r->messages = x->pointers;
-    r->n_messages = a->count;
+    r->n_messages = count;
     r->parked = a->parked;
     r->poll = a->poll;
     r->delivery = a->settle ? a->delivery : 0;
     r->more = a->more;
+}
+
+static void due_push(struct server *s, struct settle_due due)
+{
+    if (s->due_len == s->due_cap) {
+        s->due_cap = s->due_cap != 0 ? s->due_cap * 2 : 16;
+        s->due = realloc(s->due, s->due_cap * sizeof(s->due[0]));
+        must(s->due != NULL);
+    }
+    s->due[s->due_len++] = due;
 }
 
 void answer_given(struct server *s, const struct mbox_action *a, uint64_t peer, enum err e)
@@ -161,14 +185,14 @@ void answer_given(struct server *s, const struct mbox_action *a, uint64_t peer, 
     if (e == ERR_OK)
         for (i = 0; i < a->count; i++)
             meters_delivered(s->meters, now - s->out.views[a->first + i].letter.created_ns);
-    if (a->delivery == 0 || (a->settle && e == ERR_OK))
-        return;
-    if (s->due_len == s->due_cap) {
-        s->due_cap = s->due_cap != 0 ? s->due_cap * 2 : 16;
-        s->due = realloc(s->due, s->due_cap * sizeof(s->due[0]));
-        must(s->due != NULL);
-    }
-    s->due[s->due_len++] = (struct settle_due){peer, a->delivery, e == ERR_OK};
+    if (a->delivery != 0 && (!a->settle || e != ERR_OK)) /* too large for anyone: that counts */
+        due_push(s, (struct settle_due){.peer = peer,
+                                        .delivery = a->delivery,
+                                        .done = e == ERR_OK,
+                                        .unsent = e == ERR_BUSY || e == ERR_GONE});
+    while (s->scratch->lost_len > 0) /* the last one pushed is the first one done */
+        due_push(s, (struct settle_due){.delivery = a->delivery,
+                                        .lost = s->scratch->lost[--s->scratch->lost_len]});
 }
 
 /* ---- parked polls ---- */
@@ -199,15 +223,20 @@ static void poll_ends_send(struct server *s)
 
 void server_finish_step(struct server *s)
 {
-    struct mbox_event e = {.kind = MBOX_SETTLE};
-
     poll_ends_send(s);
     while (s->due_len > 0) {
         struct settle_due due = s->due[--s->due_len];
+        struct mbox_event e = {.kind = MBOX_SETTLE, .peer = due.peer};
 
-        e.peer = due.peer;
-        e.settle.delivery = due.delivery;
-        e.settle.done = due.done;
+        if (due.lost != 0) {
+            e.kind = MBOX_LOST;
+            e.lost.delivery = due.delivery;
+            e.lost.payload = due.lost;
+        } else {
+            e.settle.delivery = due.delivery;
+            e.settle.done = due.done;
+            e.settle.unsent = due.unsent;
+        }
         mbox_step(s->core, clock_ns(), &e, &s->out);
         poll_ends_send(s);
     }

@@ -355,7 +355,9 @@ void box_make_room(struct box *b, size_t payload_len);
 struct delivery *box_take(struct box *b, const struct want *w, uint64_t peer);
 void box_peek(struct box *b, const struct want *w);
 void delivery_end(struct delivery *d, bool done, uint32_t keep_ms);
+void delivery_unsend(struct delivery *d); /* handing it out does not count */
 void delivery_drop(struct delivery *d, uint32_t *dropped);
+void on_lost(struct mbox_core *c, const struct mbox_event *e);
 struct delivery *delivery_find(const struct mbox_core *c, uint64_t id);
 uint64_t delivery_id(const struct delivery *d);
 size_t copy_weight(const struct copy *k); /* in an answer, at most */

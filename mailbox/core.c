@@ -157,6 +157,8 @@ static void on_settle(struct mbox_core *c, const struct mbox_event *e)
         return;
     }
     b = d->box;
+    if (e->settle.unsent)
+        delivery_unsend(d);
     delivery_end(d, e->settle.done, e->settle.keep_ms);
     box_rest(b);
 }
@@ -358,6 +360,9 @@ void mbox_step(struct mbox_core *c, uint64_t now_ns, const struct mbox_event *ev
         break;
     case MBOX_REDRIVE:
         on_redrive(c, event);
+        break;
+    case MBOX_LOST:
+        on_lost(c, event);
         break;
     }
     waiters_serve_touched(c);

@@ -36,6 +36,7 @@
 #define MBOX_ID_LEN 26u               /* of a message id drawn here: 128 bits in base 32 */
 #define MBOX_RECEIVE_BYTES (3u << 20) /* a receive stops before it grows beyond this */
 #define MBOX_RECEIVE_MESSAGES 1000u   /* most messages of one receive */
+#define MBOX_LOST_MS 1000u            /* an unreadable message is tried again after this */
 #define MBOX_BOX_WAITING 256u         /* most readers parked at one box */
 
 struct mbox_core;
@@ -93,7 +94,8 @@ enum mbox_event_kind {
     MBOX_ACK,
     MBOX_HOLD,
     MBOX_DEAD,
-    MBOX_REDRIVE
+    MBOX_REDRIVE,
+    MBOX_LOST
 };
 
 enum mbox_ack_kind { MBOX_ACK_DONE, MBOX_ACK_RETURN, MBOX_ACK_EXTEND };
@@ -134,8 +136,12 @@ struct mbox_event {
         struct {
             uint64_t delivery;
             bool done;
+            bool unsent;      /* not done, and nobody saw any of it: it was no delivery */
             uint32_t keep_ms; /* with done: kept for resume_after this long */
         } settle;
+        struct { /* of a delivery: the message whose payload the store does not give */
+            uint64_t delivery, payload;
+        } lost;
         struct {
             uint64_t poll;
         } unpark;
@@ -197,8 +203,9 @@ struct mbox_view {
 /*
  * SEND gives one MBOX_SENT for each draft, in order, or one MBOX_REPLY (ERR_IDEMPOTENCY: the key
  * came with another body). What SENT promises holds only after the MBOX_COMMIT that follows.
- * RECEIVE, SETTLE, UNPARK, CLOSE, HOLD, DEAD and REDRIVE give one MBOX_REPLY, ACK one MBOX_ACKED
- * for each ack, in order. Any event may end parked polls before and after that: MBOX_POLL_END.
+ * RECEIVE, SETTLE, UNPARK, CLOSE, HOLD, DEAD, REDRIVE and LOST give one MBOX_REPLY, ACK one
+ * MBOX_ACKED for each ack, in order. Any event may end parked polls before and after that:
+ * MBOX_POLL_END.
  *
  * ACKED: ERR_INVALID, no receipt at all; ERR_RECEIPT, not the last one of this message, or its
  * lease is over (DONE is still taken while nobody has the message again). REDRIVE moves at most

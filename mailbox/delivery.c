@@ -256,6 +256,41 @@ void delivery_end(struct delivery *d, bool done, uint32_t keep_ms)
     delivery_free(d);
 }
 
+void delivery_unsend(struct delivery *d)
+{
+    struct box *b = d->box;
+
+    list_for(n, &d->copies)
+    {
+        struct copy *k = container_of(n, struct copy, node);
+
+        if (--k->attempts == 0)
+            continue;
+        b->redelivered--;
+        b->core->totals.redelivered--;
+    }
+}
+
+/* It alone comes back, so that it stops nobody; the damage may be a passing one. */
+void on_lost(struct mbox_core *c, const struct mbox_event *e)
+{
+    struct delivery *d = delivery_find(c, e->lost.delivery);
+
+    action_new(c, MBOX_REPLY);
+    if (d == NULL)
+        return;
+    list_for(n, &d->copies)
+    {
+        struct copy *k = container_of(n, struct copy, node);
+
+        if (k->letter->payload != e->lost.payload)
+            continue;
+        copy_return(k, MBOX_LOST_MS, false);
+        box_rest(d->box);
+        return;
+    }
+}
+
 void delivery_drop(struct delivery *d, uint32_t *dropped)
 {
     struct list *n;

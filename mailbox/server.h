@@ -29,7 +29,8 @@ struct peer {
 /* A hand-over that ended inside of a step and waits for the core to hear of it. */
 struct settle_due {
     uint64_t peer, delivery;
-    bool done;
+    uint64_t lost; /* ref of a payload that could not be read; 0: all of it is settled */
+    bool done, unsent;
 };
 
 struct server {

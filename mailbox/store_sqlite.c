@@ -59,6 +59,8 @@ static enum err sqlite_get(struct mbox_store *store, uint64_t ref, struct buf *o
 
     if (item == NULL)
         return ERR_NOT_FOUND;
+    if (fault_hits(FAULT_store_unreadable))
+        return ERR_IO;
     if (item->bytes == NULL && (item->slot.word & REST_LEN) != 0)
         return store_sqlite_load(s, item, out);
     packed = payload_at_rest(item->bytes, item->slot.word);

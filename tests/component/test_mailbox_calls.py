@@ -173,6 +173,23 @@ def test_what_a_dead_peer_held_goes_to_others(box):
     assert box.take("w", "b") == ["for nobody yet"]
 
 
+def test_polls_of_a_peer_that_hears_nothing_use_up_no_attempts():
+    """Events wait up to 16 MiB for a peer; what found no room there has not been delivered."""
+    big = "x" * ((3 << 20) - 64)
+    with start(mailbox={"max_payload_bytes": "3M", "box_bytes": "64M"}) as fleet:
+        with MailboxClient(fleet, events=False) as deaf, MailboxClient(fleet) as c:
+            for _ in range(30):
+                deaf.park("w", "a", max=1)
+            for n in range(8):
+                c.send("w", "a", [n, big])
+            wait_until("nobody waits any more", 10, lambda: c.box("w", "a").waiting == 0)
+            b = c.box("w", "a")
+            assert (b.dead, b.redelivered) == (0, 0)
+            left = [c.receive("w", "a").messages[0] for _ in range(b.depth)]  # one fills an answer
+            assert left and left[-1].payload.startswith(b"[7,")
+            assert {m.attempt for m in left} == {1}
+
+
 def test_a_settled_lease_outlives_its_peer(box):
     box.send("w", "a", 1)
     with MailboxClient(box.fleet) as other:

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from support.fleet import Fleet, _env, binary, have
+from support.fleet import BUILD, Fleet, _env, binary, have
 from support.mailbox_client import Lost, MailboxClient, Refused, message, method
 from support.wait import secs, wait_until
 
@@ -275,6 +275,23 @@ def test_a_reload_says_what_has_to_wait(box):
         assert c.box("w", "a").drop_oldest
     assert "setting=mailbox.power_safe" in box.mailbox.log()
     assert "setting=mailbox.store " not in box.mailbox.log()
+
+
+# ---- payloads that cannot be read ----
+
+@pytest.mark.skipif(not any(word in BUILD.name for word in ("asan", "debug")), reason="faults are compiled out of this build")
+def test_a_message_that_cannot_be_read_is_given_to_nobody_until_it_can():
+    fleet = start()
+    fleet.mailbox.env["SLIPSTREAM_FAULTS"] = "store_unreadable=1"
+    with fleet, MailboxClient(fleet) as c:
+        for n in range(3):
+            c.send("w", "a", n)
+        assert c.take("w", "a", max=10) == [1, 2]
+        assert c.box("w", "a").delayed == 1
+        poll = c.park("w", "a")
+        m, = c.end_of(poll).messages
+        assert (m.payload, m.attempt) == (b"0", 2)
+        assert fleet.mailbox.log().count("payload_lost") == 1
 
 
 # ---- full disks ----

@@ -241,6 +241,68 @@ static void one_event_of_many_messages_serves_a_reader_once_with_all(void **stat
     fixture_free(f);
 }
 
+static void a_hand_over_that_never_left_is_no_delivery(void **state)
+{
+    struct mbox_limits limits = fixture_limits();
+    struct fixture *f;
+    struct mbox_event e = {.kind = MBOX_SETTLE, .peer = 1};
+    const struct mbox_action *a;
+    uint64_t delivery;
+    int i;
+
+    (void)state;
+    limits.max_deliveries = 2;
+    f = fixture_new(limits);
+    send_to(f, "a", "x");
+    e.settle.unsent = true;
+    for (i = 0; i < 5; i++) {
+        a = receive(f, "a", 1);
+        assert_int_equal(view(f, a, 0)->attempt, 1);
+        e.settle.delivery = a->delivery;
+        step(f, &e);
+        assert_int_equal(reply(f)->err, ERR_OK);
+    }
+    delivery = receive(f, "a", 1)->delivery;
+    assert_int_equal(settle(f, 1, delivery, false), ERR_OK);
+    e.settle.delivery = receive(f, "a", 1)->delivery;
+    step(f, &e);
+    a = receive(f, "a", 1);
+    assert_int_equal(view(f, a, 0)->attempt, 2);
+    assert_int_equal(totals(f).redelivered, 1);
+    delivery = a->delivery;
+    settle(f, 1, delivery, false);
+    assert_int_equal(totals(f).dead, 1);
+    fixture_free(f);
+}
+
+static void a_message_that_cannot_be_read_comes_back_alone(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    struct mbox_event e = {.kind = MBOX_LOST};
+    const struct mbox_action *a;
+    uint64_t delivery;
+
+    (void)state;
+    send_to(f, "a", "1");
+    send_to(f, "a", "2");
+    send_to(f, "a", "3");
+    a = receive(f, "a", 3);
+    delivery = e.lost.delivery = a->delivery;
+    e.lost.payload = view(f, a, 1)->letter.payload;
+    step(f, &e);
+    assert_int_equal(settle(f, 1, delivery, true), ERR_OK);
+    assert_int_equal(totals(f).delivered, 2);
+    assert_int_equal(receive(f, "a", 3)->count, 0);
+    tick(f, MBOX_LOST_MS * MS);
+    a = receive(f, "a", 3);
+    assert_int_equal(a->count, 1);
+    assert_string_equal(payload(f, a, 0), "2");
+    assert_int_equal(view(f, a, 0)->attempt, 2);
+    step(f, &e); /* of a delivery that is over: nothing */
+    assert_int_equal(totals(f).unsettled, 1);
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +317,8 @@ int main(void)
         cmocka_unit_test(readers_are_bounded),
         cmocka_unit_test(a_drain_ends_all_polls_and_parks_no_more),
         cmocka_unit_test(one_event_of_many_messages_serves_a_reader_once_with_all),
+        cmocka_unit_test(a_hand_over_that_never_left_is_no_delivery),
+        cmocka_unit_test(a_message_that_cannot_be_read_comes_back_alone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
