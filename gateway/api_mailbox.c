@@ -118,6 +118,15 @@ static void acked_show(struct gw_request *r, const Slipstream__V1__Ack *a,
     buf_add(b, "}", 1);
 }
 
+/* What the mailbox finds fault with, of what has been read well: the receipt, a lease over its
+ * limit. */
+static const char *acked_param(enum err e)
+{
+    if (e == ERR_VALUE)
+        return "lease";
+    return e == ERR_RECEIPT || e == ERR_INVALID ? "receipt" : NULL;
+}
+
 static void on_acked(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
 {
     Slipstream__V1__AckReply *reply = acked_unpack(r, status, body, len);
@@ -133,7 +142,7 @@ static void on_acked(struct gw_request *r, enum err status, const uint8_t *body,
     if (e == ERR_OK)
         respond_out(r, 200, "application/json");
     else
-        respond_error(r, e, e == ERR_RECEIPT || e == ERR_INVALID ? "receipt" : NULL, NULL);
+        respond_error(r, e, acked_param(e), NULL);
 }
 
 static void on_settled(struct gw_request *r, enum err status, const uint8_t *body, size_t len)

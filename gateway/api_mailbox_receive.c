@@ -112,7 +112,7 @@ static void poll_parked(struct gw_request *r)
 static void receive_failed(struct gw_request *r, enum err e)
 {
     if (r->on_receive == NULL)
-        respond_error(r, e, NULL, NULL);
+        respond_error(r, e, e == ERR_VALUE && r->receive_lease_ms > 0 ? "lease" : NULL, NULL);
     else
         r->on_receive(r, e, NULL);
 }

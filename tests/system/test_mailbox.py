@@ -275,6 +275,15 @@ def test_extend_moves_the_end(hop):
     assert [x["attempt"] for x in b.receive("?wait=20")] == [2]
 
 
+def test_a_lease_over_the_mailboxes_limit_is_named(hop):
+    b = Box(hop)
+    b.send(1)
+    refused = [b.get("?lease=43201")]
+    (m,) = b.receive("?lease=43200")
+    refused.append(b.settle("extend", m, "?lease=43201"))
+    assert [(a.status, a.json()["code"], a.json()["param"]) for a in refused] == [(400, "invalid_value", "lease")] * 2
+
+
 @pytest.mark.asan_ok
 def test_many_are_settled_at_once(hop):
     b = Box(hop)
