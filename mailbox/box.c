@@ -14,8 +14,12 @@ void box_changed(struct box *b)
         list_push(&b->core->changed, &b->changed);
 }
 
-void box_touch(struct box *b)
+void box_touch(struct box *b, uint64_t place)
 {
+    if (place < b->fresh.first)
+        b->fresh.first = place;
+    if (place > b->fresh.last)
+        b->fresh.last = place;
     if (list_is_empty(&b->touched))
         list_push(&b->core->touched, &b->touched);
 }
@@ -155,6 +159,7 @@ static struct box *box_new(struct mbox_core *c, struct mbox_key key)
     b->workflow = workflow_open(c, key.tenant, key.workflow);
     memcpy(b->agent, key.agent, len);
     tree_init(&b->ready, c->seed, false);
+    b->fresh = SPAN_NONE;
     list_init(&b->idle);
     list_init(&b->touched);
     list_init(&b->changed);
@@ -260,16 +265,13 @@ static void purge_all(struct list *copies, uint32_t *dropped)
         copy_purge(container_of(n, struct copy, node), dropped);
 }
 
-/* The store may not have them yet: they go when it has. */
-static void doom_new(struct box *b, uint32_t *dropped)
+void workflow_doom(struct mbox_core *c, const struct workflow *w, uint32_t *dropped)
 {
-    if (b->count[COPY_NEW] == 0)
-        return;
-    list_for(n, &b->core->pending)
+    list_for(n, &c->pending)
     {
         struct copy *k = container_of(n, struct copy, node);
 
-        if (k->box != b || k->doomed)
+        if (k->box->workflow != w || k->doomed)
             continue;
         k->doomed = true;
         *dropped += 1;
@@ -298,6 +300,5 @@ void box_drop(struct box *b, uint32_t *dropped)
         purge_all(&b->delayed, dropped);
         purge_all(&b->leased, dropped);
     } while (b->ready.first != NULL);
-    doom_new(b, dropped);
     box_rest(b);
 }

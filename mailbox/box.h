@@ -142,6 +142,13 @@ struct workflow {
     char text[];
 };
 
+/* Places from first to last; none where first > last. */
+struct span {
+    uint64_t first, last;
+};
+#define SPAN_NONE ((struct span){UINT64_MAX, 0})
+#define SPAN_ALL ((struct span){0, UINT64_MAX})
+
 /*
  * A box is on core->idle_boxes, least recently used first, while nothing is in it and nobody waits
  * for anything; it leaves when used, or is forgotten after idle_ns or when room is needed.
@@ -155,6 +162,7 @@ struct box {
     struct list touched; /* core->touched: got messages, readers not yet served */
     struct list changed; /* core->changed: depth not yet told */
     struct tree ready;
+    struct span fresh; /* where copies became READY since the parked readers were served */
     struct list delayed, leased, kept, dead; /* of copies */
     struct list deliveries, groups;
     struct list waiters; /* first come, first served */
@@ -263,6 +271,7 @@ struct want {
     uint32_t max, lease_ms;
     const char *const *types;
     size_t type_count;
+    struct span where; /* nothing else is looked at */
 };
 
 /* tree.c */
@@ -334,6 +343,8 @@ void groups_close(struct mbox_core *c);   /* end of a hand-out */
 uint64_t box_hash(const struct mbox_core *c, const char *tenant, const char *workflow,
                   const char *agent);
 struct workflow *workflow_find(const struct mbox_core *c, const char *tenant, const char *id);
+/* What is NEW: the store may not have it yet, so it goes when it has. */
+void workflow_doom(struct mbox_core *c, const struct workflow *w, uint32_t *dropped);
 struct box *box_find(const struct mbox_core *c, struct mbox_key key); /* NULL when none */
 /* Finds or makes. ERR_MAILBOX_FULL: too many boxes; ERR_AGENT_LIMIT: of this workflow. */
 enum err box_open(struct mbox_core *c, struct mbox_key key, struct box **out);
@@ -342,7 +353,7 @@ uint32_t box_depth(const struct box *b);
 uint32_t box_live(const struct box *b); /* copies that count against its limit */
 void box_rest(struct box *b); /* call after anything that may have left it idle, or in use again */
 void box_changed(struct box *b);
-void box_touch(struct box *b);
+void box_touch(struct box *b, uint64_t place);   /* something is READY there */
 void box_drop(struct box *b, uint32_t *dropped); /* with all messages; parked readers first! */
 void box_close(struct box *b);                   /* takes leave of kept and dead ones */
 /* Room for one more of this length? With drop_oldest: could be made. */

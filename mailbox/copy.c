@@ -59,7 +59,7 @@ void copy_enter(struct copy *k, enum copy_state s)
     switch (s) {
     case COPY_READY:
         tree_add(&b->ready, k);
-        box_touch(b);
+        box_touch(b, k->place);
         break;
     case COPY_NEW:
         list_push(&b->core->pending, &k->node);

@@ -106,7 +106,8 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
         e.receive.max = 10;
     if (e.receive.max > MBOX_RECEIVE_MESSAGES)
         e.receive.max = MBOX_RECEIVE_MESSAGES;
-    want = (struct want){e.receive.max, e.receive.lease_ms, e.receive.types, e.receive.type_count};
+    want = (struct want){e.receive.max, e.receive.lease_ms, e.receive.types, e.receive.type_count,
+                         SPAN_ALL};
     if (e.receive.peek) {
         b = box_find(c, e.receive.box);
         if (b == NULL)
@@ -208,6 +209,8 @@ static void on_close(struct mbox_core *c, const struct mbox_event *e)
     }
     /* The workflow goes with its last box: count first, and take the next before ending one. */
     count = w->box_count;
+    if (e->close.purge)
+        workflow_doom(c, w, &dropped);
     for (struct list *n = w->boxes.next, *next; count > 0; n = next, count--) {
         struct box *b = container_of(n, struct box, in_workflow);
 

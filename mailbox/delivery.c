@@ -81,11 +81,13 @@ static uint32_t pick(struct box *b, const struct want *w, struct list *to)
     uint64_t masks[WANT_MASKS];
     size_t count = w->type_count <= WANT_MASKS ? w->type_count : 0, weight = 0, i;
     struct copy *k, *next;
+    uint64_t last = w->where.last;
     uint32_t picked = 0;
 
     for (i = 0; i < count; i++)
         masks[i] = type_mask(w->types[i]);
-    for (k = tree_seek(&b->ready, 0, masks, count); k != NULL; k = next) {
+    k = tree_seek(&b->ready, w->where.first, masks, count);
+    for (; k != NULL && k->place <= last; k = next) {
         uint64_t place = k->place;
 
         next = tree_next(k, masks, count);
@@ -106,6 +108,8 @@ static uint32_t pick(struct box *b, const struct want *w, struct list *to)
 
             if (shown != NULL && shown->place < place)
                 place = shown->place;
+            if (shown != NULL && shown->place > last)
+                last = shown->place;
             next = tree_seek(&b->ready, place, masks, count);
         }
     }
@@ -116,6 +120,9 @@ static uint32_t pick(struct box *b, const struct want *w, struct list *to)
 void box_peek(struct box *b, const struct want *w)
 {
     struct list picked, *n;
+    bool is_touched = !list_is_empty(&b->touched);
+    struct span fresh = b->fresh;
+    uint64_t dead = b->core->totals.dead;
 
     list_init(&picked);
     pick(b, w, &picked);
@@ -126,6 +133,11 @@ void box_peek(struct box *b, const struct want *w)
         copy_show(k);
         view_add(b->core, k, k->attempts);
     }
+    if (is_touched || b->core->totals.dead != dead)
+        return;
+    /* All is where it was: parked readers would find nothing new. */
+    list_remove(&b->touched);
+    b->fresh = fresh;
 }
 
 /* ---- deliveries ---- */

@@ -130,14 +130,20 @@ enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *b
     return ERR_OK;
 }
 
+/* None of them found anything when it was parked, or served last: what became READY since is all
+ * that they need to look at. */
 void waiters_serve(struct box *b)
 {
     struct mbox_core *c = b->core;
+    struct span fresh = b->fresh;
 
+    b->fresh = SPAN_NONE;
     list_for_safe(n, &b->waiters)
     {
         struct waiter *w = container_of(n, struct waiter, in_box);
-        const struct want want = {w->max, w->lease_ms, w->types, w->type_count};
+        const struct span where = {fresh.first < b->fresh.first ? fresh.first : b->fresh.first,
+                                   fresh.last > b->fresh.last ? fresh.last : b->fresh.last};
+        const struct want want = {w->max, w->lease_ms, w->types, w->type_count, where};
         uint32_t first = (uint32_t)c->out->view_len;
         struct mbox_action *a;
         struct delivery *d;

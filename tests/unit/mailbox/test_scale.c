@@ -122,6 +122,41 @@ static void look_for_what_is_not_there(struct many *m)
             0);
 }
 
+/* So many types that their bits tell nothing any more. */
+static void send_all_kinds(struct many *m, const char *kind, unsigned count)
+{
+    char type[32];
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        snprintf(type, sizeof(type), "%s%u", kind, i);
+        send_as(m->f, (struct sending){.to = "a", .payload = "1", .type = type});
+    }
+}
+
+static void prepare_picky_readers(struct many *m)
+{
+    static const char *const types[] = {"rare"};
+    uint64_t i;
+
+    send_all_kinds(m, "old", m->count / 8);
+    for (i = 1; i <= 20; i++)
+        receive_as(m->f, (struct reading){.agent = "a",
+                                          .peer = 1,
+                                          .poll = i,
+                                          .wait_ms = 60000,
+                                          .types = types,
+                                          .type_count = 1});
+}
+
+static void send_past_them(struct many *m)
+{
+    send_all_kinds(m, "new", m->count / 8);
+    assert_int_equal(totals(m->f).waiting, 20);
+    send_as(m->f, (struct sending){.to = "a", .payload = "1", .type = "rare"});
+    assert_int_equal(poll_end(m->f, 0)->poll, 1);
+}
+
 static void prepare_group(struct many *m)
 {
     send_many(m, "t", "g", 0);
@@ -243,6 +278,12 @@ static void a_reader_of_rare_types_walks_past_nothing(void **state)
     assert_linear(prepare_many_of_one_type, look_for_what_is_not_there);
 }
 
+static void readers_who_wait_for_rare_types_look_at_what_is_new_alone(void **state)
+{
+    (void)state;
+    assert_linear(prepare_picky_readers, send_past_them);
+}
+
 static void a_long_group_costs_no_more_than_a_short_one(void **state)
 {
     (void)state;
@@ -272,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(leases_end_in_any_order_at_the_same_cost),
         cmocka_unit_test(a_reader_of_rare_types_walks_past_nothing),
+        cmocka_unit_test(readers_who_wait_for_rare_types_look_at_what_is_new_alone),
         cmocka_unit_test(a_long_group_costs_no_more_than_a_short_one),
         cmocka_unit_test(a_peer_that_goes_looks_at_its_own_deliveries_alone),
         cmocka_unit_test(dead_letters_are_read_and_driven_back_at_the_same_cost),
