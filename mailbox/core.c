@@ -99,6 +99,7 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
     struct waiter *old = e.receive.poll != 0 ? waiter_find(c, e.peer, e.receive.poll) : NULL;
     struct delivery *d;
     struct box *b;
+    enum err err;
 
     a->settle = e.receive.settle;
     a->first = (uint32_t)c->out->view_len;
@@ -137,9 +138,11 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
         a->delivery = delivery_id(d);
         a->count = d->count;
     }
-    if (d == NULL && e.receive.wait_ms != 0 && !b->closing && !c->draining) {
-        a->err = waiter_park(b, &e, old);
-        a->parked = a->err == ERR_OK;
+    if (d == NULL && e.receive.wait_ms != 0 && !c->draining) {
+        err = waiter_park(b, &e, old); /* a closing box may end it at once: actions move */
+        a = &c->out->items[at];
+        a->err = err;
+        a->parked = err == ERR_OK;
     } else if (old != NULL) {
         waiter_end(c, old);
     }
@@ -248,7 +251,9 @@ struct mbox_core *mbox_new(const struct mbox_limits *limits, struct mbox_store *
     c->store = store;
     c->seed = seed;
     c->epoch = XXH3_64bits_withSeed("epoch", 5, seed);
-    c->next_delivery = c->next_id = 1;
+    c->next_id = 1;
+    /* No settle of the time before hits one of this start. */
+    c->next_delivery = (c->epoch >> 1) + 1;
     c->hash_state = XXH3_createState();
     must(c->hash_state != NULL);
     c->answer_timer.fire = on_answer_deadline;

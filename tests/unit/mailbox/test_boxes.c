@@ -22,6 +22,29 @@ static void closing_keeps_messages_until_delivered_and_ends_idle_readers(void **
     fixture_free(f);
 }
 
+static void a_reader_of_a_closing_box_waits_for_what_may_come_back(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    const struct mbox_action *a;
+    uint64_t delivery;
+
+    (void)state;
+    send_to(f, "a", "1");
+    delivery = receive(f, "a", 1)->delivery;
+    close_workflow(f, "w", false);
+    assert_int_equal(park(f, "a", 2, 1, 60000), ERR_OK);
+    assert_null(poll_end(f, 0));
+    settle(f, 1, delivery, false);
+    a = poll_end(f, 0);
+    assert_int_equal(a->count, 1);
+    delivery = a->delivery;
+    assert_int_equal(park(f, "a", 3, 1, 60000), ERR_OK);
+    settle(f, 2, delivery, true);
+    assert_int_equal(poll_end(f, 0)->count, 0);
+    assert_int_equal(totals(f).boxes, 0);
+    fixture_free(f);
+}
+
 static void purging_drops_everything_handed_out_or_not(void **state)
 {
     struct fixture *f = fixture_new(fixture_limits());
@@ -184,6 +207,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(closing_keeps_messages_until_delivered_and_ends_idle_readers),
+        cmocka_unit_test(a_reader_of_a_closing_box_waits_for_what_may_come_back),
         cmocka_unit_test(purging_drops_everything_handed_out_or_not),
         cmocka_unit_test(an_idle_box_is_forgotten),
         cmocka_unit_test(the_oldest_idle_box_makes_room_and_used_ones_stay),
