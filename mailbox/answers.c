@@ -46,6 +46,7 @@ static void answer_free(struct mbox_core *c, struct answer *a)
     hash_remove(&c->answers, &a->hash);
     list_remove(&a->in_all);
     c->totals.bytes -= a->cost;
+    c->answer_bytes -= a->cost;
     free(a);
 }
 
@@ -248,6 +249,7 @@ static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_r
     a->id = r->id;
     memcpy(a->body_hash, r->body_hash, sizeof(a->body_hash));
     c->totals.bytes += bytes;
+    c->answer_bytes += bytes;
     /* By id, which is by age, whatever order a store names them in. */
     while (next->prev != &c->all_answers &&
            container_of(next->prev, struct answer, in_all)->id > a->id)
@@ -257,12 +259,16 @@ static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_r
     return a;
 }
 
+/* Answers take no more than their share: messages would be refused for them, and nothing that is
+ * refused makes room. */
 static void make_room(struct mbox_core *c)
 {
+    uint64_t share = c->limits.total_bytes / MBOX_ANSWERS_SHARE;
     struct answer *a;
 
     while ((a = oldest(c)) != NULL &&
-           (c->answers.count > c->limits.max_keys || c->totals.bytes > c->limits.total_bytes))
+           (c->answers.count > c->limits.max_keys || c->answer_bytes > share ||
+            c->totals.bytes > c->limits.total_bytes))
         answer_forget(c, a);
     timer_reset(c);
 }

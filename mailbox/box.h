@@ -13,6 +13,7 @@
 #define MBOX_KEPT_MESSAGES 256u /* of one box; older ones are done */
 #define MBOX_KEPT_BYTES (1u << 20)
 #define MBOX_ANSWER_BYTES (1u << 20) /* remembered answers that are larger name no targets */
+#define MBOX_ANSWERS_SHARE 8u        /* of total_bytes: one in so many may be answers */
 #define MBOX_SAME_ID 64u             /* most messages of one id in a box */
 #define MBOX_REDRIVE_MAX 10000u      /* of one event */
 #define MBOX_DUES_MAX 4096u          /* deadlines of copies of one step; the next one goes on */
@@ -253,6 +254,7 @@ struct mbox_core {
     struct letter *dead_letters; /* removed at the start of the next step, as are: */
     struct list dead_boxes;
     struct timer answer_timer;
+    uint64_t answer_bytes; /* of totals.bytes */
     struct mbox_totals totals;
     uint64_t count[COPY_STATES];
     uint64_t next_delivery, next_id, id_ms, id_count, mark;

@@ -321,6 +321,30 @@ static void a_huge_answer_is_remembered_without_its_targets(void **state)
     fixture_free(f);
 }
 
+static void keys_never_take_the_room_of_messages(void **state)
+{
+    struct mbox_limits limits = fixture_limits();
+    struct fixture *f;
+    char key[16];
+    int i;
+
+    (void)state;
+    limits.max_keys = 1000000;
+    limits.total_bytes = 64 << 10;
+    f = fixture_new(limits);
+    for (i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        send_as(f, (struct sending){.to = "a", .payload = "1", .key = key});
+        assert_int_equal(f->sent.err, ERR_OK);
+        settle(f, 1, receive(f, "a", 1)->delivery, true);
+        assert_true(totals(f).bytes < (64 << 10) / 4);
+    }
+    assert_in_range(totals(f).keys, 10, 500);
+    send_as(f, (struct sending){.to = "a", .payload = "1", .key = key});
+    assert_true(f->sent.replayed);
+    fixture_free(f);
+}
+
 static void the_oldest_keys_give_way(void **state)
 {
     struct fixture *f = fixture_new(fixture_limits());
@@ -362,6 +386,7 @@ int main(void)
         cmocka_unit_test(a_key_goes_with_the_failed_commit_of_its_messages),
         cmocka_unit_test(a_bulk_answer_is_given_again_message_by_message),
         cmocka_unit_test(a_huge_answer_is_remembered_without_its_targets),
+        cmocka_unit_test(keys_never_take_the_room_of_messages),
         cmocka_unit_test(the_oldest_keys_give_way),
     };
 
