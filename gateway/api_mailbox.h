@@ -25,6 +25,7 @@ struct gw_mail { /* of one request; in its memory */
     /* of what is being written */
     struct mail_hold *hold; /* asked for anew after a restart; owned by mailbox_link.c */
     uint32_t *ids;          /* where in r->out its message ids stand, as JSON strings */
+    const char **id_texts;  /* the ids themselves; NULL: ids says where they are */
     size_t id_count, id_cap;
     /* streams */
     bool calling;    /* a Receive is under way */

@@ -72,6 +72,21 @@ static void answer_own(struct gw_request *r, struct mail_reply *reply)
     respond_out(r, 200, "application/json");
 }
 
+/* Of messages that somebody else writes out. */
+static void ids_keep(struct gw_request *r, const Slipstream__V1__ReceiveReply *reply)
+{
+    struct gw_mail *m = r->mail;
+    size_t i;
+
+    m->id_count = reply->n_messages;
+    m->id_texts = request_alloc(r, (m->id_count + 1) * sizeof(m->id_texts[0]));
+    for (i = 0; i < m->id_count; i++) {
+        const char *id = reply->messages[i]->message_id;
+
+        m->id_texts[i] = request_strdup(r, id, strlen(id));
+    }
+}
+
 static void answer(struct gw_request *r, struct mail_reply *reply)
 {
     Slipstream__V1__ReceiveReply *whole;
@@ -83,6 +98,8 @@ static void answer(struct gw_request *r, struct mail_reply *reply)
     }
     whole =
         slipstream__v1__receive_reply__unpack(NULL, (size_t)(reply->end - reply->at), reply->at);
+    if (whole != NULL && reply->delivery != 0)
+        ids_keep(r, whole);
     r->on_receive(r, whole != NULL ? ERR_OK : ERR_PROTO, whole);
     if (whole != NULL)
         slipstream__v1__receive_reply__free_unpacked(whole, NULL);

@@ -128,7 +128,7 @@ static char *id_put(char **at, const char *s, const char *end)
     return from;
 }
 
-/* From what r->out holds: only now is it worth naming them. */
+/* Mostly from what r->out holds: only now is it worth naming them. */
 static struct mail_hold *hold_make(struct gw_request *r)
 {
     const struct gw_mail *m = r->mail;
@@ -148,7 +148,8 @@ static struct mail_hold *hold_make(struct gw_request *r)
     h->workflow = put(&at, r->workflow_id);
     h->agent = put(&at, r->agent_id);
     for (i = 0; i < m->id_count; i++)
-        h->ids[h->count++] = id_put(&at, r->out.base + m->ids[i], end);
+        h->ids[h->count++] = m->id_texts != NULL ? put(&at, m->id_texts[i])
+                                                 : id_put(&at, r->out.base + m->ids[i], end);
     list_push(&r->gw->mail->holds, &h->node);
     return h;
 }

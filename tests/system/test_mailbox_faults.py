@@ -175,6 +175,25 @@ def test_an_answer_that_is_being_written_is_held_over_a_restart():
         assert b.receive() == []
 
 
+def test_an_answer_over_mcp_is_held_over_a_restart_as_well():
+    with Fleet(engines=0, workers=1) as f:
+        b = Box(f)
+        b.send("x" * 1_000_000)
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                "params": {"name": "receive_messages", "arguments": {"workflow_id": b.workflow, "agent_id": b.agent}}}
+        with f.client(rcvbuf=4096) as c:
+            c.request("POST", "/mcp", call, headers=[("Content-Type", "application/json")])
+            head = c.read_head()
+            b.wait_figure("unsettled", 1)
+            mailbox_replace(f)
+            wait_until("the mailbox is there", 10, lambda: b.get("?peek=true").status == 200)
+            b.wait_figure("unsettled", 1)
+            c.read_body(head)
+            b.wait_figure("unsettled", 0)
+            assert b.figures()["depth"] == 0
+            c.close()
+
+
 def test_an_answer_that_ends_while_there_is_no_mailbox_process_is_settled_with_the_next():
     with Fleet(engines=0, workers=1) as f:
         b = Box(f)
