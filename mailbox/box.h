@@ -59,7 +59,7 @@ struct letter {
  *   DELAYED  not due yet. On box->delayed.
  *   HELD     handed out, not settled. On delivery->copies; under a lease its deadline runs already.
  *   LEASED   settled and under a lease. On box->leased.
- *   KEPT     done, unless a stream resumes before it. On box->kept, as handed out.
+ *   KEPT     done in a while, unless a stream resumes before it. On box->kept, as handed out.
  *   DEAD     a dead letter. On box->dead, by time of death.
  */
 enum copy_state {

@@ -339,17 +339,13 @@ void on_hold(struct mbox_core *c, const struct mbox_event *e)
     c->out->items[at].dropped = d->count;
 }
 
+/* What was kept up to the one that is named stays kept for its time: the stream may break again
+ * before its client has read more, and other streams of this mailbox have places of their own. */
 void box_resume(struct box *b, const char *after)
 {
-    struct copy *last = index_find(b, after, 1u << COPY_KEPT, 0), *k;
+    struct copy *last = index_find(b, after, 1u << COPY_KEPT, 0);
     struct list *n;
 
-    if (last == NULL)
-        return;
-    do {
-        k = container_of(list_first(&b->kept), struct copy, node);
-        copy_done(k);
-    } while (k != last);
-    while ((n = list_first(&b->kept)) != NULL)
+    while (last != NULL && (n = last->node.next) != &b->kept)
         copy_return(container_of(n, struct copy, node), 0, false);
 }

@@ -153,15 +153,12 @@ static void resume_model(struct model *m, size_t box, const char *after)
         k = NULL;
         for (i = 0; i < m->len; i++)
             if (m->items[i].box == box && m->items[i].where == KEPT &&
-                (k == NULL || m->items[i].kept < k->kept))
+                m->items[i].kept > last->kept && (k == NULL || m->items[i].kept < k->kept))
                 k = &m->items[i];
+        m->seen[8]++;
         if (k == NULL)
             break;
-        m->seen[8]++;
-        if (k->kept <= last->kept)
-            done(m, k);
-        else
-            come_back(m, k, 0, false);
+        come_back(m, k, 0, false);
     }
 }
 

@@ -323,8 +323,35 @@ static void a_stream_that_comes_again_gets_what_it_did_not_see(void **state)
     assert_int_equal(a->count, 2);
     assert_string_equal(view(f, a, 0)->letter.id, ids[1]);
     assert_int_equal(view(f, a, 0)->attempt, 2);
-    assert_int_equal(totals(f).delivered, 1);
+    assert_int_equal(totals(f).kept, 1);
+    fixture_free(f);
+}
+
+static void a_stream_that_breaks_again_before_it_was_read_loses_nothing(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    const struct mbox_action *a;
+    struct mbox_event e = {.kind = MBOX_SETTLE, .peer = 1};
+    char first[64];
+    int i;
+
+    (void)state;
+    strcpy(first, send_as(f, (struct sending){.to = "a", .payload = "1"})->message_id);
+    send_to(f, "a", "2");
+    keep(f, 2, 30000);
+    for (i = 0; i < 3; i++) {
+        a = receive_as(f,
+                       (struct reading){.agent = "a", .peer = 1, .max = 9, .resume_after = first});
+        assert_int_equal(a->count, 1);
+        e.settle.delivery = a->delivery;
+        e.settle.done = true;
+        e.settle.keep_ms = 30000;
+        step(f, &e);
+        assert_int_equal(totals(f).kept, 2);
+    }
+    tick(f, 30 * SEC);
     assert_int_equal(totals(f).kept, 0);
+    assert_int_equal(totals(f).delivered, 2);
     fixture_free(f);
 }
 
@@ -381,6 +408,7 @@ int main(void)
         cmocka_unit_test(ids_of_copies_are_never_used_again),
         cmocka_unit_test(what_is_still_being_written_out_is_held_for_its_writer),
         cmocka_unit_test(a_stream_that_comes_again_gets_what_it_did_not_see),
+        cmocka_unit_test(a_stream_that_breaks_again_before_it_was_read_loses_nothing),
         cmocka_unit_test(kept_messages_are_done_in_time_and_bounded),
     };
 
