@@ -170,7 +170,8 @@ static enum err route_find(struct gw_request *r, enum listener listener)
             return strchr(row->path, '*') == NULL || path_is_plain(r->path, len) ? ERR_OK
                                                                                  : ERR_PATH;
         }
-        if (strlen(allow) + strlen(row->method) + 3 <= sizeof(allow)) {
+        if (strstr(allow, row->method) == NULL &&
+            strlen(allow) + strlen(row->method) + 3 <= sizeof(allow)) {
             strcat(allow, other_method ? ", " : "");
             strcat(allow, row->method);
         }

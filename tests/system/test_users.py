@@ -22,13 +22,16 @@ def as_user(uid, gid, argv):
 
 
 def folders_make(run_dir):
-    """What tmpfiles.d/slipstream.conf makes."""
+    """What tmpfiles.d/slipstream.conf makes, and the mailbox's unit."""
     os.chown(run_dir, USERS["scheduler"], GROUP)
     os.chmod(run_dir, 0o750)
     for name in ("sock", "metrics"):
         (run_dir / name).mkdir()
         os.chown(run_dir / name, 0, GROUP)
         os.chmod(run_dir / name, 0o1770)
+    (run_dir / "mailbox").mkdir()
+    os.chown(run_dir / "mailbox", USERS["mailbox"], GROUP)
+    os.chmod(run_dir / "mailbox", 0o700)
 
 
 @pytest.fixture(params=["nng", "shm"])
