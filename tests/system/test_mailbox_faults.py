@@ -175,6 +175,7 @@ def test_an_answer_that_is_being_written_is_held_over_a_restart():
         assert b.receive() == []
 
 
+@pytest.mark.asan_ok
 def test_an_answer_over_mcp_is_held_over_a_restart_as_well():
     with Fleet(engines=0, workers=1) as f:
         b = Box(f)
