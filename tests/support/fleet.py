@@ -47,6 +47,7 @@ def _env():
     env.pop("NOTIFY_SOCKET", None)
     env.pop("SLIPSTREAM_CONFIG", None)
     env["ASAN_OPTIONS"] = "detect_leaks=1:abort_on_error=0:exitcode=99:detect_stack_use_after_return=1"
+    env["LSAN_OPTIONS"] = f"suppressions={Path(__file__).with_name('lsan.supp')}:print_suppressions=0"
     env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=1"
     env["TSAN_OPTIONS"] = "exitcode=99:halt_on_error=0"
     return env
