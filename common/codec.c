@@ -1,39 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/codec.h"
 
-#include <endian.h>
 #include <string.h>
 
 #include "common/must.h"
-
-enum wire { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
+#include "common/pb.h"
 
 #define SCALAR_MAX 16u /* a tag and a number */
 
 /* ---- out ---- */
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
-static uint8_t *put_fixed(uint8_t *p, uint64_t v, size_t n)
-{
-    uint64_t little = htole64(v);
-
-    memcpy(p, &little, n);
-    return p + n;
-}
-
-static uint8_t *put_tag(uint8_t *p, uint32_t number, enum wire wire)
-{
-    return put_varint(p, (uint64_t)number << 3 | wire);
-}
 
 static uint8_t *room(struct buf *to, size_t more)
 {
@@ -48,30 +23,30 @@ static void end_at(struct buf *to, const uint8_t *p)
 }
 
 static const struct kind {
-    uint8_t wire, size; /* enum wire; bytes in memory */
+    uint8_t wire, size; /* enum pb_kind; bytes in memory */
 } kinds[] = {
-    [PROTOBUF_C_TYPE_INT32] = {WIRE_VARINT, 4},
-    [PROTOBUF_C_TYPE_SINT32] = {WIRE_VARINT, 4},
-    [PROTOBUF_C_TYPE_SFIXED32] = {WIRE_32, 4},
-    [PROTOBUF_C_TYPE_INT64] = {WIRE_VARINT, 8},
-    [PROTOBUF_C_TYPE_SINT64] = {WIRE_VARINT, 8},
-    [PROTOBUF_C_TYPE_SFIXED64] = {WIRE_64, 8},
-    [PROTOBUF_C_TYPE_UINT32] = {WIRE_VARINT, 4},
-    [PROTOBUF_C_TYPE_FIXED32] = {WIRE_32, 4},
-    [PROTOBUF_C_TYPE_UINT64] = {WIRE_VARINT, 8},
-    [PROTOBUF_C_TYPE_FIXED64] = {WIRE_64, 8},
-    [PROTOBUF_C_TYPE_FLOAT] = {WIRE_32, 4},
-    [PROTOBUF_C_TYPE_DOUBLE] = {WIRE_64, 8},
-    [PROTOBUF_C_TYPE_BOOL] = {WIRE_VARINT, sizeof(protobuf_c_boolean)},
-    [PROTOBUF_C_TYPE_ENUM] = {WIRE_VARINT, 4},
-    [PROTOBUF_C_TYPE_STRING] = {WIRE_BYTES, sizeof(char *)},
-    [PROTOBUF_C_TYPE_BYTES] = {WIRE_BYTES, sizeof(ProtobufCBinaryData)},
-    [PROTOBUF_C_TYPE_MESSAGE] = {WIRE_BYTES, sizeof(void *)},
+    [PROTOBUF_C_TYPE_INT32] = {PB_VARINT, 4},
+    [PROTOBUF_C_TYPE_SINT32] = {PB_VARINT, 4},
+    [PROTOBUF_C_TYPE_SFIXED32] = {PB_32, 4},
+    [PROTOBUF_C_TYPE_INT64] = {PB_VARINT, 8},
+    [PROTOBUF_C_TYPE_SINT64] = {PB_VARINT, 8},
+    [PROTOBUF_C_TYPE_SFIXED64] = {PB_64, 8},
+    [PROTOBUF_C_TYPE_UINT32] = {PB_VARINT, 4},
+    [PROTOBUF_C_TYPE_FIXED32] = {PB_32, 4},
+    [PROTOBUF_C_TYPE_UINT64] = {PB_VARINT, 8},
+    [PROTOBUF_C_TYPE_FIXED64] = {PB_64, 8},
+    [PROTOBUF_C_TYPE_FLOAT] = {PB_32, 4},
+    [PROTOBUF_C_TYPE_DOUBLE] = {PB_64, 8},
+    [PROTOBUF_C_TYPE_BOOL] = {PB_VARINT, sizeof(protobuf_c_boolean)},
+    [PROTOBUF_C_TYPE_ENUM] = {PB_VARINT, 4},
+    [PROTOBUF_C_TYPE_STRING] = {PB_BYTES, sizeof(char *)},
+    [PROTOBUF_C_TYPE_BYTES] = {PB_BYTES, sizeof(ProtobufCBinaryData)},
+    [PROTOBUF_C_TYPE_MESSAGE] = {PB_BYTES, sizeof(void *)},
 };
 
-static inline enum wire wire_of(ProtobufCType type)
+static inline enum pb_kind wire_of(ProtobufCType type)
 {
-    return (enum wire)kinds[type].wire;
+    return (enum pb_kind)kinds[type].wire;
 }
 
 static inline size_t size_of(ProtobufCType type)
@@ -109,16 +84,16 @@ static bool is_negative_zero(ProtobufCType type, uint64_t v)
            (type == PROTOBUF_C_TYPE_FLOAT && v == UINT64_C(1) << 31);
 }
 
-static uint8_t *put_number(uint8_t *p, enum wire wire, uint64_t v)
+static uint8_t *put_number(uint8_t *p, enum pb_kind wire, uint64_t v)
 {
-    return wire == WIRE_VARINT ? put_varint(p, v) : put_fixed(p, v, wire == WIRE_64 ? 8 : 4);
+    return wire == PB_VARINT ? pb_put_varint(p, v) : pb_put_fixed(p, v, wire == PB_64 ? 8 : 4);
 }
 
 static void pack_bytes(struct buf *to, uint32_t number, const void *bytes, size_t len)
 {
-    uint8_t *p = put_tag(room(to, SCALAR_MAX + len), number, WIRE_BYTES);
+    uint8_t *p = pb_put_tag(room(to, SCALAR_MAX + len), number, PB_BYTES);
 
-    p = put_varint(p, len);
+    p = pb_put_varint(p, len);
     if (len > 0)
         memcpy(p, bytes, len);
     end_at(to, p + len);
@@ -137,14 +112,14 @@ static void length_set(struct buf *to, size_t start)
     at = (uint8_t *)to->base + start;
     if (more > 0)
         memmove(at + more, at, len);
-    put_varint(bytes, len);
+    pb_put_varint(bytes, len);
     memcpy(at - 1, bytes, more + 1);
     to->len += more;
 }
 
 static size_t length_leave(struct buf *to, uint32_t number)
 {
-    uint8_t *p = put_tag(room(to, SCALAR_MAX), number, WIRE_BYTES);
+    uint8_t *p = pb_put_tag(room(to, SCALAR_MAX), number, PB_BYTES);
 
     end_at(to, p + 1);
     return to->len;
@@ -161,7 +136,7 @@ static void pack_message(struct buf *to, uint32_t number, const ProtobufCMessage
 static void pack_packed(struct buf *to, const ProtobufCFieldDescriptor *f, const uint8_t *items,
                         size_t count)
 {
-    enum wire wire = wire_of(f->type);
+    enum pb_kind wire = wire_of(f->type);
     size_t start = length_leave(to, f->id), size = size_of(f->type);
     uint8_t *p = room(to, count * SCALAR_MAX);
 
@@ -199,7 +174,7 @@ static void pack_repeated(struct buf *to, const ProtobufCFieldDescriptor *f,
             data = item;
             pack_bytes(to, f->id, data->data, data->len);
         } else {
-            uint8_t *p = put_tag(room(to, SCALAR_MAX), f->id, wire_of(f->type));
+            uint8_t *p = pb_put_tag(room(to, SCALAR_MAX), f->id, wire_of(f->type));
 
             end_at(to, put_number(p, wire_of(f->type), number_load(f->type, item)));
         }
@@ -228,7 +203,7 @@ static void pack_single(struct buf *to, const ProtobufCFieldDescriptor *f, const
     } else {
         v = number_load(f->type, at);
         if (v != 0 && !is_negative_zero(f->type, v)) {
-            uint8_t *p = put_tag(room(to, SCALAR_MAX), f->id, wire_of(f->type));
+            uint8_t *p = pb_put_tag(room(to, SCALAR_MAX), f->id, wire_of(f->type));
 
             end_at(to, put_number(p, wire_of(f->type), v));
         }
@@ -252,67 +227,6 @@ void codec_pack(struct buf *to, const ProtobufCMessage *m)
 }
 
 /* ---- in ---- */
-
-struct reader {
-    const uint8_t *at, *end;
-};
-
-static bool read_long_varint(struct reader *r, uint64_t *out)
-{
-    uint64_t v = 0;
-
-    for (unsigned shift = 0; shift < 70 && r->at < r->end; shift += 7) {
-        uint8_t b = *r->at++;
-
-        v |= shift < 64 ? (uint64_t)(b & 0x7f) << shift : 0;
-        if (b < 0x80) {
-            *out = v;
-            return true;
-        }
-    }
-    return false;
-}
-
-static inline bool read_varint(struct reader *r, uint64_t *out)
-{
-    if (r->at < r->end && *r->at < 0x80) {
-        *out = *r->at++;
-        return true;
-    }
-    return read_long_varint(r, out);
-}
-
-static inline bool read_fixed(struct reader *r, size_t n, uint64_t *out)
-{
-    uint32_t low, high;
-
-    if ((size_t)(r->end - r->at) < n)
-        return false;
-    memcpy(&low, r->at, sizeof(low));
-    *out = le32toh(low);
-    if (n == 8) {
-        memcpy(&high, r->at + 4, sizeof(high));
-        *out |= (uint64_t)le32toh(high) << 32;
-    }
-    r->at += n;
-    return true;
-}
-
-static inline bool read_number(struct reader *r, enum wire wire, uint64_t *out)
-{
-    return wire == WIRE_VARINT ? read_varint(r, out) : read_fixed(r, wire == WIRE_64 ? 8 : 4, out);
-}
-
-static bool read_span(struct reader *r, struct reader *span)
-{
-    uint64_t len;
-
-    if (!read_varint(r, &len) || len > (uint64_t)(r->end - r->at))
-        return false;
-    *span = (struct reader){r->at, r->at + len};
-    r->at += len;
-    return true;
-}
 
 static void number_store(ProtobufCType type, void *at, uint64_t v)
 {
@@ -366,21 +280,21 @@ static void *place_add(const ProtobufCFieldDescriptor *f, ProtobufCMessage *m, s
     return items + (count - more) * size;
 }
 
-static size_t numbers_in(struct reader r, enum wire wire)
+static size_t numbers_in(struct pb_reader r, enum pb_kind wire)
 {
     size_t n = 0;
 
-    if (wire != WIRE_VARINT)
-        return (size_t)(r.end - r.at) / (wire == WIRE_64 ? 8 : 4);
+    if (wire != PB_VARINT)
+        return (size_t)(r.end - r.at) / (wire == PB_64 ? 8 : 4);
     for (; r.at < r.end; r.at++)
         n += *r.at < 0x80;
     return n;
 }
 
-static bool take_packed(struct reader span, const ProtobufCFieldDescriptor *f, ProtobufCMessage *m,
-                        struct arena *memory)
+static bool take_packed(struct pb_reader span, const ProtobufCFieldDescriptor *f,
+                        ProtobufCMessage *m, struct arena *memory)
 {
-    enum wire wire = wire_of(f->type);
+    enum pb_kind wire = wire_of(f->type);
     size_t n = numbers_in(span, wire), size = size_of(f->type);
     uint8_t *at = n > 0 ? place_add(f, m, memory, n) : NULL;
     uint64_t v;
@@ -388,16 +302,16 @@ static bool take_packed(struct reader span, const ProtobufCFieldDescriptor *f, P
     if (n > 0 && at == NULL)
         return false;
     for (size_t i = 0; i < n; i++) {
-        if (!read_number(&span, wire, &v))
+        if (!pb_read_number(&span, wire, &v))
             return false;
         number_store(f->type, at + i * size, v);
     }
     return span.at == span.end;
 }
 
-static bool take_message(ProtobufCMessage *m, struct reader r, struct arena *memory);
+static bool take_message(ProtobufCMessage *m, struct pb_reader r, struct arena *memory);
 
-static bool take_text(struct reader span, char **out, struct arena *memory)
+static bool take_text(struct pb_reader span, char **out, struct arena *memory)
 {
     size_t len = (size_t)(span.end - span.at);
     char *s = arena_room(memory, len + 1);
@@ -410,7 +324,7 @@ static bool take_text(struct reader span, char **out, struct arena *memory)
     return true;
 }
 
-static bool take_data(struct reader span, ProtobufCBinaryData *out, struct arena *memory)
+static bool take_data(struct pb_reader span, ProtobufCBinaryData *out, struct arena *memory)
 {
     size_t len = (size_t)(span.end - span.at);
 
@@ -422,8 +336,8 @@ static bool take_data(struct reader span, ProtobufCBinaryData *out, struct arena
     return true;
 }
 
-static bool take_sub(struct reader span, const ProtobufCFieldDescriptor *f, void *at, bool is_new,
-                     struct arena *memory)
+static bool take_sub(struct pb_reader span, const ProtobufCFieldDescriptor *f, void *at,
+                     bool is_new, struct arena *memory)
 {
     const ProtobufCMessageDescriptor *type = f->descriptor;
     ProtobufCMessage *sub = is_new ? NULL : *(ProtobufCMessage **)at;
@@ -438,28 +352,28 @@ static bool take_sub(struct reader span, const ProtobufCFieldDescriptor *f, void
     return take_message(sub, span, memory);
 }
 
-static bool take_field(struct reader *r, const ProtobufCFieldDescriptor *f, enum wire wire,
+static bool take_field(struct pb_reader *r, const ProtobufCFieldDescriptor *f, enum pb_kind wire,
                        ProtobufCMessage *m, struct arena *memory)
 {
     bool is_repeated = f->label == PROTOBUF_C_LABEL_REPEATED;
     void *at = (uint8_t *)m + f->offset;
-    enum wire own = wire_of(f->type);
-    struct reader span;
+    enum pb_kind own = wire_of(f->type);
+    struct pb_reader span;
     uint64_t v;
 
-    if (wire == WIRE_BYTES && own != WIRE_BYTES)
-        return is_repeated && read_span(r, &span) && take_packed(span, f, m, memory);
+    if (wire == PB_BYTES && own != PB_BYTES)
+        return is_repeated && pb_read_span(r, &span) && take_packed(span, f, m, memory);
     if (wire != own)
         return false;
     if (is_repeated && (at = place_add(f, m, memory, 1)) == NULL)
         return false;
-    if (own != WIRE_BYTES) {
-        if (!read_number(r, own, &v))
+    if (own != PB_BYTES) {
+        if (!pb_read_number(r, own, &v))
             return false;
         number_store(f->type, at, v);
         return true;
     }
-    if (!read_span(r, &span))
+    if (!pb_read_span(r, &span))
         return false;
     if (f->type == PROTOBUF_C_TYPE_STRING)
         return take_text(span, at, memory);
@@ -468,39 +382,37 @@ static bool take_field(struct reader *r, const ProtobufCFieldDescriptor *f, enum
     return take_sub(span, f, at, is_repeated, memory);
 }
 
-static bool pass_over(struct reader *r, enum wire wire)
+static bool pass_over(struct pb_reader *r, enum pb_kind wire)
 {
-    struct reader span;
+    struct pb_reader span;
     uint64_t v;
 
     switch (wire) {
-    case WIRE_VARINT:
-    case WIRE_64:
-    case WIRE_32:
-        return read_number(r, wire, &v);
-    case WIRE_BYTES:
-        return read_span(r, &span);
+    case PB_VARINT:
+    case PB_64:
+    case PB_32:
+        return pb_read_number(r, wire, &v);
+    case PB_BYTES:
+        return pb_read_span(r, &span);
     }
     return false;
 }
 
-static bool take_message(ProtobufCMessage *m, struct reader r, struct arena *memory)
+static bool take_message(ProtobufCMessage *m, struct pb_reader r, struct arena *memory)
 {
     const ProtobufCMessageDescriptor *type = m->descriptor;
 
     while (r.at < r.end) {
         const ProtobufCFieldDescriptor *f;
-        uint64_t tag;
+        enum pb_kind kind;
         uint32_t number;
 
-        if (!read_varint(&r, &tag) || tag >> 3 == 0 || tag > UINT32_MAX)
+        if (!pb_read_tag(&r, &number, &kind))
             return false;
-        number = (uint32_t)(tag >> 3);
         f = number <= type->n_fields && type->fields[number - 1].id == number
                 ? &type->fields[number - 1]
                 : protobuf_c_message_descriptor_get_field(type, number);
-        if (!(f != NULL ? take_field(&r, f, (enum wire)(tag & 7), m, memory)
-                        : pass_over(&r, (enum wire)(tag & 7))))
+        if (!(f != NULL ? take_field(&r, f, kind, m, memory) : pass_over(&r, kind)))
             return false;
     }
     return true;
@@ -514,5 +426,5 @@ void *codec_unpack(const ProtobufCMessageDescriptor *type, struct arena *memory,
     if (m == NULL)
         return NULL;
     type->message_init(m);
-    return take_message(m, (struct reader){p, p + len}, memory) ? m : NULL;
+    return take_message(m, (struct pb_reader){p, p + len}, memory) ? m : NULL;
 }

@@ -1,120 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/rpc_frame.h"
 
-#include <endian.h>
 #include <string.h>
 
 #include "common/codec.h"
 #include "common/must.h"
+#include "common/pb.h"
 
-enum wire { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
+#define TAG(field, kind) ((uint8_t)((field) << 3 | (kind)))
 
-#define TAG(field, wire) ((uint8_t)((field) << 3 | (wire)))
-
-struct field {
-    uint32_t number;
-    enum wire wire;
-    uint64_t value; /* of the three fixed kinds */
-    const uint8_t *bytes;
-    size_t len;
-};
-
-static bool read_long_varint(struct frame_reader *r, uint64_t *out)
+static bool parse_call(struct pb_reader r, struct frame_call *call)
 {
-    uint64_t v = 0;
-    unsigned shift;
+    struct pb_field f;
 
-    for (shift = 0; shift < 64 && r->at < r->end; shift += 7) {
-        uint8_t b = *r->at++;
-
-        v |= (uint64_t)(b & 0x7f) << shift;
-        if (b < 0x80) {
-            *out = v;
-            return true;
-        }
-    }
-    return false;
-}
-
-static inline bool read_varint(struct frame_reader *r, uint64_t *out)
-{
-    if (r->at < r->end && *r->at < 0x80) {
-        *out = *r->at++;
-        return true;
-    }
-    return read_long_varint(r, out);
-}
-
-static inline bool read_fixed(struct frame_reader *r, size_t n, uint64_t *out)
-{
-    uint32_t low, high;
-
-    if ((size_t)(r->end - r->at) < n)
-        return false;
-    memcpy(&low, r->at, sizeof(low));
-    *out = le32toh(low);
-    if (n == 8) {
-        memcpy(&high, r->at + 4, sizeof(high));
-        *out |= (uint64_t)le32toh(high) << 32;
-    }
-    r->at += n;
-    return true;
-}
-
-static inline bool read_bytes(struct frame_reader *r, struct field *f)
-{
-    uint64_t len;
-
-    if (!read_varint(r, &len) || len > (uint64_t)(r->end - r->at))
-        return false;
-    f->bytes = r->at;
-    f->len = (size_t)len;
-    r->at += len;
-    return true;
-}
-
-static inline bool read_field(struct frame_reader *r, struct field *f)
-{
-    uint64_t tag;
-
-    if (!read_varint(r, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
-        return false;
-    f->number = (uint32_t)(tag >> 3);
-    f->wire = (enum wire)(tag & 7);
-    switch (f->wire) {
-    case WIRE_VARINT:
-        return read_varint(r, &f->value);
-    case WIRE_64:
-        return read_fixed(r, 8, &f->value);
-    case WIRE_BYTES:
-        return read_bytes(r, f);
-    case WIRE_32:
-        return read_fixed(r, 4, &f->value);
-    }
-    return false; /* groups and what is not defined */
-}
-
-static bool parse_call(const uint8_t *p, size_t len, struct frame_call *call)
-{
-    struct frame_reader r = {p, p + len};
-    struct field f;
-
-    *call = (struct frame_call){.body = p};
+    *call = (struct frame_call){.body = r.at};
     while (r.at < r.end) {
-        if (!read_field(&r, &f))
+        if (!pb_read_field(&r, &f))
             return false;
-        if (f.number == 1 && f.wire == WIRE_32)
+        if (f.number == 1 && f.kind == PB_32)
             call->id = (uint32_t)f.value;
-        else if (f.number == 2 && f.wire == WIRE_VARINT)
+        else if (f.number == 2 && f.kind == PB_VARINT)
             call->method = (uint32_t)f.value;
-        else if (f.number == 3 && f.wire == WIRE_VARINT)
+        else if (f.number == 3 && f.kind == PB_VARINT)
             call->status = (uint32_t)f.value;
-        else if (f.number == 4 && f.wire == WIRE_VARINT)
+        else if (f.number == 4 && f.kind == PB_VARINT)
             call->timeout_ms = (uint32_t)f.value;
-        else if (f.number == 5 && f.wire == WIRE_BYTES) {
-            call->body = f.bytes;
-            call->len = f.len;
-        } else if (f.number == 6 && f.wire == WIRE_64)
+        else if (f.number == 5 && f.kind == PB_BYTES) {
+            call->body = f.span.at;
+            call->len = (size_t)(f.span.end - f.span.at);
+        } else if (f.number == 6 && f.kind == PB_64)
             call->event = f.value;
         else if (f.number <= 6)
             return false; /* a known field of another kind */
@@ -124,99 +38,72 @@ static bool parse_call(const uint8_t *p, size_t len, struct frame_call *call)
 
 enum err frame_open(struct frame_reader *r, const uint8_t *p, size_t len, struct frame_head *head)
 {
-    struct frame_reader scan = {p, p + len};
+    struct pb_reader scan = {p, p + len};
     struct frame_head h = {0};
     struct frame_call call;
-    struct field f;
+    struct pb_field f;
     unsigned calls = 0;
 
     while (scan.at < scan.end) {
-        if (!read_field(&scan, &f))
+        if (!pb_read_field(&scan, &f))
             return ERR_PROTO;
-        if (f.number == 1 && f.wire == WIRE_VARINT)
+        if (f.number == 1 && f.kind == PB_VARINT)
             h.proto = (uint32_t)f.value;
-        else if (f.number == 2 && f.wire == WIRE_64)
+        else if (f.number == 2 && f.kind == PB_64)
             h.epoch = f.value;
-        else if (f.number == 3 && f.wire == WIRE_64)
+        else if (f.number == 3 && f.kind == PB_64)
             h.seq = f.value;
-        else if (f.number == 4 && f.wire == WIRE_BYTES) {
-            if (++calls > FRAME_CALLS_MAX || !parse_call(f.bytes, f.len, &call))
+        else if (f.number == 4 && f.kind == PB_BYTES) {
+            if (++calls > FRAME_CALLS_MAX || !parse_call(f.span, &call))
                 return ERR_PROTO;
         } else if (f.number <= 4)
             return ERR_PROTO;
     }
     *head = h;
-    *r = (struct frame_reader){p, p + len};
+    *r = (struct frame_reader){{p, p + len}};
     return ERR_OK;
 }
 
 bool frame_next(struct frame_reader *r, struct frame_call *call)
 {
-    struct field f;
+    struct pb_field f;
 
-    while (r->at < r->end && read_field(r, &f))
+    while (r->in.at < r->in.end && pb_read_field(&r->in, &f))
         if (f.number == 4)
-            return parse_call(f.bytes, f.len, call);
+            return parse_call(f.span, call);
     return false;
-}
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
-static uint8_t *put_fixed(uint8_t *p, uint64_t v, size_t n)
-{
-    uint64_t little = htole64(v);
-
-    memcpy(p, &little, n);
-    return p + n;
 }
 
 static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
 {
     if (v == 0)
         return p;
-    *p++ = TAG(number, WIRE_VARINT);
-    return put_varint(p, v);
+    *p++ = TAG(number, PB_VARINT);
+    return pb_put_varint(p, v);
 }
 
 void frame_write_head(uint8_t to[FRAME_HEAD_BYTES], const struct frame_head *head)
 {
     must(head->proto < 0x80);
-    *to++ = TAG(1, WIRE_VARINT);
+    *to++ = TAG(1, PB_VARINT);
     *to++ = (uint8_t)head->proto;
-    *to++ = TAG(2, WIRE_64);
-    to = put_fixed(to, head->epoch, 8);
-    *to++ = TAG(3, WIRE_64);
-    put_fixed(to, head->seq, 8);
-}
-
-static size_t varint_size(uint64_t v)
-{
-    size_t n = 1;
-
-    while (v >>= 7)
-        n++;
-    return n;
+    *to++ = TAG(2, PB_64);
+    to = pb_put_fixed(to, head->epoch, 8);
+    *to++ = TAG(3, PB_64);
+    pb_put_fixed(to, head->seq, 8);
 }
 
 static uint8_t *put_call_head(uint8_t *p, const struct frame_call *call)
 {
     /* id first, always: frame_peek() and a reader of a dump find it at once. */
-    *p++ = TAG(1, WIRE_32);
-    p = put_fixed(p, call->id, 4);
+    *p++ = TAG(1, PB_32);
+    p = pb_put_fixed(p, call->id, 4);
     p = put_field(p, 2, call->method);
     p = put_field(p, 3, call->status);
     p = put_field(p, 4, call->timeout_ms);
     if (call->event != 0) {
-        *p++ = TAG(6, WIRE_64);
-        p = put_fixed(p, call->event, 8);
+        *p++ = TAG(6, PB_64);
+        p = pb_put_fixed(p, call->event, 8);
     }
     return p;
 }
@@ -235,28 +122,28 @@ void frame_add_call(struct buf *to, const struct frame_call *call, const Protobu
     else
         buf_add(to, call->body, call->len);
     body = to->len - start - guess;
-    all = fixed + (body > 0 ? 1 + varint_size(body) + body : 0);
-    front = 1 + varint_size(all) + all - body;
+    all = fixed + (body > 0 ? 1 + pb_varint_size(body) + body : 0);
+    front = 1 + pb_varint_size(all) + all - body;
     buf_reserve(to, FRAME_CALL_HEAD_MAX); /* lengths of more bytes push it back */
     out = (uint8_t *)to->base + start;
     if (front != guess && body > 0)
         memmove(out + front, out + guess, body);
-    *out++ = TAG(4, WIRE_BYTES);
-    out = put_varint(out, all);
+    *out++ = TAG(4, PB_BYTES);
+    out = pb_put_varint(out, all);
     memcpy(out, head, fixed);
     out += fixed;
     if (body > 0) {
-        *out++ = TAG(5, WIRE_BYTES);
-        put_varint(out, body);
+        *out++ = TAG(5, PB_BYTES);
+        pb_put_varint(out, body);
     }
     to->len = start + front + body;
 }
 
-static size_t entry_size(const uint8_t *calls, size_t len, struct field *f)
+static size_t entry_size(const uint8_t *calls, size_t len, struct pb_field *f)
 {
-    struct frame_reader r = {calls, calls + len};
+    struct pb_reader r = {calls, calls + len};
 
-    must(read_field(&r, f) && f->number == 4 && f->wire == WIRE_BYTES);
+    must(pb_read_field(&r, f) && f->number == 4 && f->kind == PB_BYTES);
     return (size_t)(r.at - calls);
 }
 
@@ -264,7 +151,7 @@ size_t frame_cut(const uint8_t *calls, size_t len, size_t max)
 {
     size_t at = 0;
     unsigned count = 0;
-    struct field f;
+    struct pb_field f;
 
     max -= FRAME_HEAD_BYTES;
     if (len <= max && len / 7 <= FRAME_CALLS_MAX) /* a call takes at least 7 bytes */
@@ -282,9 +169,9 @@ size_t frame_cut(const uint8_t *calls, size_t len, size_t max)
 
 size_t frame_peek(const uint8_t *calls, size_t len, struct frame_call *call)
 {
-    struct field f;
+    struct pb_field f;
     size_t n = entry_size(calls, len, &f);
 
-    must(parse_call(f.bytes, f.len, call));
+    must(parse_call(f.span, call));
     return n;
 }

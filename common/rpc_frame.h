@@ -10,6 +10,7 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "common/pb.h"
 
 /*
  * Frame and Call of proto/shared.proto, read and written by hand: nothing is allocated, and what a
@@ -34,7 +35,7 @@ struct frame_call {
 };
 
 struct frame_reader {
-    const uint8_t *at, *end;
+    struct pb_reader in;
 };
 
 /* Checks the whole frame (shape, bounds, number of calls) and fills head; ERR_PROTO. */

@@ -4,89 +4,18 @@
 #include <string.h>
 #include <time.h>
 
-enum wire { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
-
-struct field {
-    uint32_t number;
-    enum wire wire;
-    uint64_t value;         /* VARINT, FIXED64, FIXED32 */
-    struct mail_text bytes; /* BYTES */
-};
-
-static bool varint_take(const uint8_t **at, const uint8_t *end, uint64_t *out)
-{
-    uint64_t v = 0;
-    unsigned shift;
-
-    for (shift = 0; shift < 64 && *at < end; shift += 7) {
-        uint8_t b = *(*at)++;
-
-        v |= (uint64_t)(b & 0x7f) << shift;
-        if (b < 0x80) {
-            *out = v;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool fixed_take(const uint8_t **at, const uint8_t *end, unsigned bytes, uint64_t *out)
-{
-    unsigned i;
-
-    if ((size_t)(end - *at) < bytes)
-        return false;
-    *out = 0;
-    for (i = 0; i < bytes; i++)
-        *out |= (uint64_t)(*at)[i] << 8 * i;
-    *at += bytes;
-    return true;
-}
-
-/* The next field; false at the end and where it is damaged: *at is at end only in the first case.
- */
-static bool field_next(const uint8_t **at, const uint8_t *end, struct field *f)
-{
-    const uint8_t *p = *at;
-    uint64_t tag, n;
-
-    if (p == end || !varint_take(&p, end, &tag) || tag >> 3 == 0 || tag >> 3 > UINT32_MAX)
-        return false;
-    f->number = (uint32_t)(tag >> 3);
-    f->wire = (enum wire)(tag & 7);
-    f->bytes = (struct mail_text){"", 0};
-    f->value = 0;
-    switch (f->wire) {
-    case VARINT:
-        if (!varint_take(&p, end, &f->value))
-            return false;
-        break;
-    case FIXED64:
-    case FIXED32:
-        if (!fixed_take(&p, end, f->wire == FIXED64 ? 8 : 4, &f->value))
-            return false;
-        break;
-    case BYTES:
-        if (!varint_take(&p, end, &n) || n > (size_t)(end - p))
-            return false;
-        f->bytes = (struct mail_text){(const char *)p, (size_t)n};
-        p += n;
-        break;
-    default:
-        return false;
-    }
-    *at = p;
-    return true;
-}
+#include "common/pb.h"
 
 bool mail_reply_read(const uint8_t *body, size_t len, struct mail_reply *out)
 {
-    const uint8_t *at = body, *end = len > 0 ? body + len : body;
-    struct field f;
+    struct pb_reader r = {body, len > 0 ? body + len : body};
+    struct pb_field f;
 
-    *out = (struct mail_reply){.at = at, .end = end};
-    while (field_next(&at, end, &f)) {
-        if (f.number == 1 && f.wire == BYTES)
+    *out = (struct mail_reply){.at = r.at, .end = r.end};
+    while (r.at < r.end) {
+        if (!pb_read_field(&r, &f))
+            return false;
+        if (f.number == 1 && f.kind == PB_BYTES)
             out->count++;
         else if (f.number == 2)
             out->parked = f.value != 0;
@@ -97,10 +26,10 @@ bool mail_reply_read(const uint8_t *body, size_t len, struct mail_reply *out)
         else if (f.number == 5)
             out->more = (uint32_t)f.value;
     }
-    return at == end;
+    return true;
 }
 
-static void field_note(const struct field *f, struct mail_view *m)
+static void field_note(const struct pb_field *f, struct mail_view *m)
 {
     struct mail_text *const texts[] = {[1] = &m->message_id,
                                        [2] = &m->source_agent,
@@ -114,9 +43,10 @@ static void field_note(const struct field *f, struct mail_view *m)
                                        [17] = &m->dead_reason,
                                        [18] = NULL};
 
-    if (f->wire == BYTES) {
+    if (f->kind == PB_BYTES) {
         if (f->number < sizeof(texts) / sizeof(texts[0]) && texts[f->number] != NULL)
-            *texts[f->number] = f->bytes;
+            *texts[f->number] =
+                (struct mail_text){(const char *)f->span.at, (size_t)(f->span.end - f->span.at)};
         return;
     }
     switch (f->number) {
@@ -146,20 +76,22 @@ static void field_note(const struct field *f, struct mail_view *m)
 bool mail_reply_next(struct mail_reply *r, struct mail_view *out)
 {
     static const struct mail_text none = {"", 0};
-    struct field f;
+    struct pb_reader rest = {r->at, r->end}, span;
+    struct pb_field f;
 
-    while (field_next(&r->at, r->end, &f)) {
-        const uint8_t *at, *end;
-
-        if (f.number != 1 || f.wire != BYTES)
+    while (rest.at < rest.end && pb_read_field(&rest, &f)) {
+        r->at = rest.at;
+        span = f.span;
+        if (f.number != 1 || f.kind != PB_BYTES)
             continue;
-        at = (const uint8_t *)f.bytes.at;
-        end = at + f.bytes.len;
         *out = (struct mail_view){none, none, none, none, none, none, none, none,
                                   none, none, 0,    0,    0,    0,    0,    0};
-        while (field_next(&at, end, &f))
+        while (span.at < span.end) {
+            if (!pb_read_field(&span, &f))
+                return false;
             field_note(&f, out);
-        return at == end;
+        }
+        return true;
     }
     return false;
 }

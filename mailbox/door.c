@@ -5,74 +5,23 @@
 
 #include "common/id.h"
 #include "common/json.h"
+#include "common/pb.h"
 #include "mailbox/core.h"
-
-struct wire {
-    const uint8_t *p, *end;
-};
-
-static bool take_varint(struct wire *w, uint64_t *out)
-{
-    unsigned shift;
-
-    *out = 0;
-    for (shift = 0; shift < 64; shift += 7) {
-        if (w->p == w->end)
-            return false;
-        *out |= (uint64_t)(*w->p & 0x7f) << shift;
-        if ((*w->p++ & 0x80) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* One field; body is the inside of a length-delimited one, else empty. */
-static bool take_field(struct wire *w, uint32_t *field, struct wire *body)
-{
-    uint64_t tag, len = 0;
-
-    *body = (struct wire){w->p, w->p};
-    if (!take_varint(w, &tag) || tag > UINT32_MAX)
-        return false;
-    *field = (uint32_t)tag >> 3;
-    switch (tag & 7) {
-    case 0:
-        return take_varint(w, &len);
-    case 1:
-        len = 8;
-        break;
-    case 2:
-        if (!take_varint(w, &len))
-            return false;
-        break;
-    case 5:
-        len = 4;
-        break;
-    default:
-        return false;
-    }
-    if (len > (uint64_t)(w->end - w->p))
-        return false;
-    if ((tag & 7) == 2)
-        *body = (struct wire){w->p, w->p + len};
-    w->p += len;
-    return true;
-}
 
 bool door_is_bounded(const uint8_t *bytes, size_t len, uint32_t nested, size_t max)
 {
-    struct wire w, body, inner;
-    uint32_t field, inside;
+    struct pb_reader r;
+    struct pb_field f, inside;
     size_t count = 0;
 
     if (len == 0)
         return true;
-    w = (struct wire){bytes, bytes + len};
-    while (w.p < w.end) {
-        if (!take_field(&w, &field, &body) || ++count > max)
+    r = (struct pb_reader){bytes, bytes + len};
+    while (r.at < r.end) {
+        if (!pb_read_field(&r, &f) || ++count > max)
             return false;
-        while (nested != 0 && field == nested && body.p < body.end)
-            if (!take_field(&body, &inside, &inner) || ++count > max)
+        while (nested != 0 && f.number == nested && f.span.at < f.span.end)
+            if (!pb_read_field(&f.span, &inside) || ++count > max)
                 return false;
     }
     return true;
