@@ -278,7 +278,7 @@ static void slot_close(struct prober *p, struct slot *s)
 
 static void slot_open(struct slot *s, const struct probe_target *t)
 {
-    char header[300];
+    char header[SECRET_KEY_MAX + 32];
 
     *s = (struct slot){.used = true, .target = *t};
     for (unsigned k = 0; k < PROBE_KINDS; k++) {

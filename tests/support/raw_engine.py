@@ -183,6 +183,7 @@ class RawEngine:
         self.default = ok_json
         self.requests = []
         self.healthy = True
+        self.key = None  # what probes must show
         self.metrics_page = b""
         self.connections = 0
         self.conns = set()
@@ -290,6 +291,8 @@ class RawEngine:
     def _probe(self, conn, request):
         if not self.healthy:
             conn.json_answer({}, "503 Service Unavailable")
+        elif self.key and request.header("authorization") != f"Bearer {self.key}":
+            conn.json_answer({}, "401 Unauthorized")
         elif request.target == "/v1/models":
             conn.json_answer({"object": "list", "data": [
                 {"id": self.model, "object": "model", "created": 1700000000, "owned_by": "test"}]})

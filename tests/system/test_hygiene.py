@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from support.fleet import Fleet
+from support.raw_engine import RawEngine
 from support.rawhttp import Broken, chat, request_bytes
 
 BODY = json.dumps(chat("raw", "hygiene", max_tokens=4)).encode()
@@ -249,6 +251,17 @@ def test_upstream_request_is_framed_by_us(raw):
     for gone in ("transfer-encoding", "keep-alive", "proxy-authorization", "te", "trailer", "upgrade", "x-hop", "x-late",
                  "x-slipstream-engine", "x-data-parallel-rank", "x-vllm-priority", "http2-settings", "expect"):
         assert r.header(gone) is None, (gone, r.headers)
+
+
+@pytest.mark.asan_ok
+def test_engines_are_asked_with_their_own_key(tmp_path):
+    key = "k" * 511  # the longest there is
+    (tmp_path / "key").write_text(key + "\n")
+    with RawEngine() as engine:
+        engine.key = key
+        with Fleet(engines=[engine], engine_conf={"key_file": str(tmp_path / "key")}) as f:
+            assert f.chat(headers=[("Authorization", "Bearer of-the-client")]).status == 200
+        assert engine.requests[0].header_all("authorization") == [f"Bearer {key}"]
 
 
 def test_client_request_id_is_kept(raw):
