@@ -327,6 +327,7 @@ void copy_done(struct copy *k);
 void copy_purge(struct copy *k, uint32_t *dropped); /* counts it there as well */
 void copy_die(struct copy *k, enum mbox_dead why);
 void copy_keep(struct copy *k, uint64_t until_ns);
+void copy_keep_again(struct copy *k, uint64_t until_ns); /* the store knows */
 void copy_end(struct copy *k);   /* away, whatever it is; who calls counts why */
 void copy_abort(struct copy *k); /* NEW: the store never had it */
 void copy_mark(const struct copy *k, uint64_t due_ns);

@@ -114,7 +114,7 @@ void copy_leave(struct copy *k)
     }
 }
 
-void copy_mark(const struct copy *k, uint64_t due_ns)
+static void mark(const struct copy *k, uint64_t due_ns, uint64_t kept_ns, uint64_t kept_order)
 {
     struct mbox_core *c = k->box->core;
     struct mbox_copy_record r = {
@@ -126,10 +126,17 @@ void copy_mark(const struct copy *k, uint64_t due_ns)
         .attempts = k->attempts,
         .dead = (enum mbox_dead)k->dead,
         .dead_ms = k->dead != MBOX_ALIVE ? wall_of(c, c->now_ns) : 0,
+        .kept_ms = kept_ns != 0 ? wall_of(c, kept_ns) : 0,
+        .kept_order = kept_order,
     };
 
     c->store->ops->mark(c->store, k->letter->payload, &r);
     c->dirty = true;
+}
+
+void copy_mark(const struct copy *k, uint64_t due_ns)
+{
+    mark(k, due_ns, 0, 0);
 }
 
 void copy_show(struct copy *k)
@@ -273,7 +280,7 @@ void copy_return(struct copy *k, uint32_t delay_ms, bool by_hand)
     }
 }
 
-void copy_keep(struct copy *k, uint64_t until_ns)
+void copy_keep_again(struct copy *k, uint64_t until_ns)
 {
     struct box *b = k->box;
 
@@ -283,6 +290,12 @@ void copy_keep(struct copy *k, uint64_t until_ns)
     due_set(k, until_ns);
     while (b->count[COPY_KEPT] > MBOX_KEPT_MESSAGES || b->kept_bytes > MBOX_KEPT_BYTES)
         copy_done(container_of(list_first(&b->kept), struct copy, node));
+}
+
+void copy_keep(struct copy *k, uint64_t until_ns)
+{
+    mark(k, 0, until_ns, k->box->core->next_id++);
+    copy_keep_again(k, until_ns);
 }
 
 /* ---- time ---- */

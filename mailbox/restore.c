@@ -7,12 +7,13 @@
 /*
  * What a store holds from the time before. Messages come in the order in which they were sent; what
  * was delayed then, and has come due since, arrives between them as it would have; dead letters lie
- * by their time of death. So where each belongs is known only when all were seen: until then they
- * count as held, and are on no list.
+ * by their time of death; what was kept for streams lies as it was handed out. So where each
+ * belongs is known only when all were seen: until then they count as held, and are on no list.
  */
 struct found {
     uint64_t ms; /* when it arrived, or died */
     uint64_t due_ms;
+    uint64_t kept_ms, kept_order;
     struct copy *copy;
 };
 
@@ -32,6 +33,15 @@ static int by_time(const void *x, const void *y)
     return a->copy->id < b->copy->id ? -1 : 1;
 }
 
+static int by_keeping(const void *x, const void *y)
+{
+    const struct found *a = x, *b = y;
+
+    if (a->kept_order != b->kept_order)
+        return a->kept_order < b->kept_order ? -1 : 1;
+    return a->copy->id < b->copy->id ? -1 : 1;
+}
+
 static void copy_found(struct restore *r, struct letter *l, struct box *b,
                        const struct mbox_copy_record *from)
 {
@@ -41,7 +51,7 @@ static void copy_found(struct restore *r, struct letter *l, struct box *b,
 
     r->items = grown(r->items, r->len, &r->cap, sizeof(r->items[0]));
     f = &r->items[r->len++];
-    *f = (struct found){r->latest_ms, from->due_ms, k};
+    *f = (struct found){r->latest_ms, from->due_ms, from->kept_ms, from->kept_order, k};
     if (from->dead != MBOX_ALIVE)
         f->ms = from->dead_ms;
     else if (from->attempts == 0 && from->due_ms != 0)
@@ -52,6 +62,8 @@ static void copy_found(struct restore *r, struct letter *l, struct box *b,
     k->dead = (uint8_t)from->dead;
     if (from->id >= c->next_id)
         c->next_id = from->id + 1;
+    if (from->kept_order >= c->next_id)
+        c->next_id = from->kept_order + 1;
     c->totals.restored++;
     copy_enter(k, COPY_HELD);
     k->delivery = NULL;
@@ -94,8 +106,10 @@ static void put_back(struct mbox_core *c, const struct found *f, uint64_t number
     struct copy *k = f->copy;
     struct box *b = k->box;
 
-    copy_leave(k);
     k->place = (uint64_t)(9 - k->letter->priority) << MBOX_PLACE_BITS | number;
+    if (f->kept_ms != 0)
+        return;
+    copy_leave(k);
     if (k->dead != MBOX_ALIVE) {
         uint64_t dead_ns = ns_of(c, f->ms);
 
@@ -110,6 +124,23 @@ static void put_back(struct mbox_core *c, const struct found *f, uint64_t number
         copy_show(k);
     }
     box_rest(b);
+}
+
+static void keep_again(struct mbox_core *c, struct found *items, size_t len)
+{
+    size_t i, n = 0;
+
+    for (i = 0; i < len; i++)
+        if (items[i].kept_ms != 0)
+            items[n++] = items[i];
+    if (n != 0)
+        qsort(items, n, sizeof(items[0]), by_keeping);
+    for (i = 0; i < n; i++) {
+        struct box *b = items[i].copy->box;
+
+        copy_keep_again(items[i].copy, ns_of(c, items[i].kept_ms));
+        box_rest(b);
+    }
 }
 
 enum err mbox_restore(struct mbox_core *c, uint64_t now_ns, uint64_t wall_ms)
@@ -127,6 +158,7 @@ enum err mbox_restore(struct mbox_core *c, uint64_t now_ns, uint64_t wall_ms)
         qsort(r.items, r.len, sizeof(r.items[0]), by_time);
     for (i = 0; i < r.len; i++)
         put_back(c, &r.items[i], i + 1); /* ids begin with 1, so new ones come behind */
+    keep_again(c, r.items, r.len);
     free(r.items);
     return e;
 }

@@ -33,6 +33,9 @@ struct mbox_copy_record {
     uint32_t attempts;
     enum mbox_dead dead;
     uint64_t dead_ms;
+    /* Handed out, and kept until then for a stream that comes again; 0: it is not. By mark only. */
+    uint64_t kept_ms;
+    uint64_t kept_order; /* of two kept ones the smaller was handed out first */
 };
 
 struct mbox_record {
@@ -78,7 +81,7 @@ struct mbox_store_ops {
                        size_t *stored);
     /* Appends the payload as it came. ERR_NOT_FOUND: no such ref; ERR_IO: it is damaged. */
     enum err (*get)(struct mbox_store *s, uint64_t ref, struct buf *out);
-    /* Attempts, due time or death of one copy have changed. */
+    /* Attempts, due time, death or keeping of one copy have changed. */
     void (*mark)(struct mbox_store *s, uint64_t ref, const struct mbox_copy_record *copy);
     /* One copy has left; with the last one the message goes, and ref with it. */
     void (*remove)(struct mbox_store *s, uint64_t ref, uint64_t copy, bool last);

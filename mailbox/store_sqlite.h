@@ -11,7 +11,9 @@
 /* Shared by the files of the sqlite store; nobody else includes this. */
 
 #define STORE_APPLICATION_ID 0x536c4d62 /* "SlMb" */
-#define STORE_VERSION 1
+#define STORE_VERSION 2                 /* 1 had no STORE_KEPT, and is read as it is */
+/* In columns dead, dead_ms and due_ms: kept, until when, and its order. */
+#define STORE_KEPT (MBOX_DEAD_OVERFLOW + 1)
 #define STORE_PAGE_BYTES 8192
 #define STORE_AUTO_VACUUM "INCREMENTAL"
 #define STORE_CHECKPOINT_BYTES (4u << 20) /* of the WAL, before it is written back */

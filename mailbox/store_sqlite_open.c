@@ -225,6 +225,18 @@ static int db_create(struct sqlite_store *s)
     return sqlite3_exec(s->db, sql, NULL, NULL, NULL);
 }
 
+/* So that a program of the older version, which would not understand it any more, leaves it alone.
+ */
+static enum err upgrade(struct sqlite_store *s)
+{
+    char sql[48];
+    int rc;
+
+    snprintf(sql, sizeof(sql), "PRAGMA user_version=%d", STORE_VERSION);
+    rc = sqlite3_exec(s->db, sql, NULL, NULL, NULL);
+    return rc == SQLITE_OK ? ERR_OK : open_failed(s, rc, "upgrading it");
+}
+
 /* Whose file is this, and of what age? Neither a stranger's nor a newer one is touched. */
 static enum err identify(struct sqlite_store *s)
 {
@@ -247,7 +259,7 @@ static enum err identify(struct sqlite_store *s)
                   s->path, (long long)application);
         return ERR_IO;
     }
-    if (version != STORE_VERSION) {
+    if (version < 1 || version > STORE_VERSION) {
         log_error(
             "store_open_failed",
             "path=%s error=\"written by a newer version of this program, which alone can read "
@@ -255,7 +267,7 @@ static enum err identify(struct sqlite_store *s)
             s->path, (long long)version, STORE_VERSION);
         return ERR_IO;
     }
-    return ERR_OK;
+    return version == STORE_VERSION ? ERR_OK : upgrade(s);
 }
 
 static enum err start_wal(struct sqlite_store *s, bool power_safe)

@@ -158,10 +158,15 @@ static bool column_copy(sqlite3_stmt *st, int at, struct mbox_copy_record *out)
     if (!column_number(st, at, INT64_MAX, &out->expires_ms) ||
         !column_number(st, at + 1, INT64_MAX, &out->due_ms) ||
         !column_number(st, at + 2, UINT32_MAX, &attempts) ||
-        !column_number(st, at + 3, MBOX_DEAD_OVERFLOW, &dead) ||
+        !column_number(st, at + 3, STORE_KEPT, &dead) ||
         !column_number(st, at + 4, INT64_MAX, &out->dead_ms))
         return false;
     out->attempts = (uint32_t)attempts;
+    if (dead == STORE_KEPT) {
+        out->kept_ms = out->dead_ms;
+        out->kept_order = out->due_ms;
+        out->dead_ms = out->due_ms = dead = 0;
+    }
     out->dead = (enum mbox_dead)dead;
     return true;
 }

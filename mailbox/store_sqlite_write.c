@@ -308,6 +308,7 @@ static int write_answer(struct sqlite_store *s, const struct fresh_answer *a)
 static int write_change(struct sqlite_store *s, const struct change *c)
 {
     enum statement which = c->is_shared ? ST_mark_copy : ST_mark;
+    bool is_kept = c->copy.kept_ms != 0;
     sqlite3_stmt *st = s->statements[which];
     int at = 1;
 
@@ -315,10 +316,10 @@ static int write_change(struct sqlite_store *s, const struct change *c)
     if (c->is_shared)
         bind_number(st, at++, c->copy.id);
     bind_number(st, at++, c->copy.expires_ms);
-    bind_number(st, at++, c->copy.due_ms);
+    bind_number(st, at++, is_kept ? c->copy.kept_order : c->copy.due_ms);
     bind_number(st, at++, c->copy.attempts);
-    bind_number(st, at++, c->copy.dead);
-    bind_number(st, at, c->copy.dead_ms);
+    bind_number(st, at++, is_kept ? STORE_KEPT : c->copy.dead);
+    bind_number(st, at, is_kept ? c->copy.kept_ms : c->copy.dead_ms);
     return run(s, which);
 }
 

@@ -2,10 +2,10 @@
 /*
  * The mailbox stores alone, in one thread: messages of 1 KiB of random bytes come in groups
  * with a commit each, are read once and removed with the group after (or with a later one, as far
- * behind as depth says). Messages a second, CPU time of each, and how long commits take, as one
- * JSON object per store.
+ * behind as depth says), or kept for a stream and removed when so many more were kept. Messages a
+ * second, CPU time of each, and how long commits take, as one JSON object per store.
  *
- * bench_store [memory | sqlite FILE | power FILE] [messages] [depth] [group]
+ * bench_store [memory | sqlite FILE | power FILE] [messages] [depth] [group] [kept]
  * Without arguments: memory, and sqlite in /dev/shm and in the working directory.
  */
 #include <stdio.h>
@@ -27,7 +27,7 @@ struct bench {
     uint64_t *refs;
     uint64_t next, tail; /* ids appended and removed so far */
     double *commit_us;
-    size_t commits, group;
+    size_t commits, group, kept;
     struct buf out;
 };
 
@@ -78,7 +78,18 @@ static void take(struct bench *b)
     b->out.len = 0;
     must(b->store->ops->get(b->store, ref, &b->out) == ERR_OK);
     must(b->out.len == PAYLOAD);
-    b->store->ops->remove(b->store, ref, b->tail, true);
+    if (b->kept != 0) {
+        const struct mbox_copy_record mark = {.id = b->tail,
+                                              .agent = "reader",
+                                              .expires_ms = 1794990000000 + b->tail + 3600000,
+                                              .attempts = 1,
+                                              .kept_ms = 1794990030000 + b->tail,
+                                              .kept_order = b->tail};
+
+        b->store->ops->mark(b->store, ref, &mark);
+    }
+    if (b->tail > b->kept)
+        b->store->ops->remove(b->store, b->refs[b->tail - b->kept - 1], b->tail - b->kept, true);
 }
 
 static void run(struct bench *b, const char *where, size_t messages, size_t depth)
@@ -136,13 +147,14 @@ static void unlink_all(const char *path)
     }
 }
 
-static void measure(const char *kind, const char *path, size_t messages, size_t depth, size_t group)
+static void measure(const char *kind, const char *path, size_t messages, size_t depth, size_t group,
+                    size_t kept)
 {
     struct store_sqlite_conf conf = {.path = path,
                                      .compress_bytes = 4096,
                                      .cache_bytes = CACHE,
                                      .power_safe = strcmp(kind, "power") == 0};
-    struct bench b = {.group = group};
+    struct bench b = {.group = group, .kept = kept};
 
     b.refs = calloc(messages, sizeof(b.refs[0]));
     b.commit_us = calloc(messages / group * 2 + 2 * depth + 4, sizeof(double));
@@ -168,16 +180,17 @@ int main(int argc, char **argv)
     size_t messages = argc > 2 + file ? strtoul(argv[2 + file], NULL, 10) : 200000;
     size_t depth = argc > 3 + file ? strtoul(argv[3 + file], NULL, 10) : 0;
     size_t group = argc > 4 + file ? strtoul(argv[4 + file], NULL, 10) : GROUP;
+    size_t kept = argc > 5 + file ? strtoul(argv[5 + file], NULL, 10) : 0;
     char shm[64];
 
     if (argc > 1) {
-        measure(argv[1], file && argc > 2 ? argv[2] : NULL, messages, depth, group);
+        measure(argv[1], file && argc > 2 ? argv[2] : NULL, messages, depth, group, kept);
         return 0;
     }
     snprintf(shm, sizeof(shm), "/dev/shm/bench_store.%d.db", (int)getpid());
-    measure("memory", NULL, messages, depth, group);
-    measure("sqlite", shm, messages, depth, group);
-    measure("sqlite", "bench_store.db", messages, depth, group);
-    measure("power", "bench_store.db", messages / 10, depth, group);
+    measure("memory", NULL, messages, depth, group, kept);
+    measure("sqlite", shm, messages, depth, group, kept);
+    measure("sqlite", "bench_store.db", messages, depth, group, kept);
+    measure("power", "bench_store.db", messages / 10, depth, group, kept);
     return 0;
 }

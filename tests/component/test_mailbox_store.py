@@ -141,6 +141,43 @@ def test_leases_acks_and_dead_letters_outlive_a_kill():
             assert c.take("w", "a") == [1]
 
 
+def stream_away(c, **fields):
+    """What a stream does: takes messages, and settles them as written and kept."""
+    got = c.receive("w", "a", settle=True, **fields)
+    c.call("Settle", delivery=got.delivery, done=True, keep_ms=30000)
+    return [(m.message_id, m.payload, m.attempt) for m in got.messages]
+
+
+def test_what_was_kept_for_a_stream_outlives_kills(box):
+    with MailboxClient(box) as c:
+        for n in range(6):
+            c.send("w", "a", n)
+        first = stream_away(c, max=2) + stream_away(c, max=2)
+        box.mailbox.kill9()
+    box.mailbox.restart()
+    with MailboxClient(box) as c:
+        assert (c.box("w", "a").kept, c.box("w", "a").depth) == (4, 2)
+        assert [p for _, p, _ in stream_away(c, max=10)] == [b"4", b"5"]  # what was written is nobody else's
+        box.mailbox.kill9()
+    box.mailbox.restart()
+    with MailboxClient(box) as c:
+        assert [(p, a) for _, p, a in stream_away(c, max=10, resume_after=first[1][0])] == \
+            [(b"2", 2), (b"3", 2), (b"4", 2), (b"5", 2)]
+        assert c.box("w", "a").kept == 6
+
+
+def test_what_was_kept_is_done_when_its_time_ends_though_the_mailbox_was_away(box):
+    with MailboxClient(box) as c:
+        c.send("w", "a", 1)
+        got = c.receive("w", "a", settle=True)
+        c.call("Settle", delivery=got.delivery, done=True, keep_ms=300)
+        box.mailbox.kill9()
+    box.mailbox.restart()
+    with MailboxClient(box) as c:
+        wait_until("its time ended", 5, lambda: c.box("w", "a").kept == 0)
+        assert c.take("w", "a") == []
+
+
 def test_an_idempotency_key_outlives_a_kill(box):
     with MailboxClient(box) as c:
         first = c.send("w", "a", 1, key="k")

@@ -191,6 +191,24 @@ def test_a_stream_goes_on_when_the_mailbox_process_is_another():
         b.wait_figure("waiting", 0)
 
 
+@pytest.mark.asan_ok
+def test_a_stream_that_comes_again_after_a_crash_of_the_mailbox_gets_what_it_missed():
+    with Fleet(engines=0, workers=1) as f:
+        b, other = Box(f), Box(f)
+        for n in range(3):
+            b.send(n)
+        with b.stream() as s:
+            seen = s.events(3)
+        b.wait_figure("kept", 3)
+        other.send("a commit that the settlements go with")
+        f.mailbox.kill9()
+        f.mailbox.restart()
+        wait_until("the link is there again", 10, lambda: other.post("x").status == 202)
+        b.wait_figure("kept", 3)
+        with b.stream(last=seen[0]["message_id"]) as s:
+            assert [(e["payload"], e["attempt"]) for e in s.events(2)] == [(1, 2), (2, 2)]
+
+
 def test_the_stream_is_refused_where_there_is_no_mailbox_process():
     with Fleet(engines=0, workers=1, with_mailbox=False) as f:
         check_problem(Box(f).get(headers=[("Accept", "text/event-stream")]), "mailbox_unavailable", 503)

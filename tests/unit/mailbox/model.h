@@ -27,7 +27,7 @@ enum where { NEW, QUEUED, DELAYED, OUT, LEASED, KEPT, DEAD, GONE };
 struct told {
     bool there;
     uint32_t attempts;
-    uint64_t due_ms, dead_ms, expires;
+    uint64_t due_ms, dead_ms, expires, kept_until, kept;
     enum mbox_dead dead;
 };
 

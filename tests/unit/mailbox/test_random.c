@@ -252,6 +252,9 @@ static void random_settle(struct model *m)
             k->busy = false;
             k->kept = m->orders++;
             k->at = m->f->now + e.settle.keep_ms * MS;
+            tell(m, k, 0);
+            k->told.kept_until = k->at;
+            k->told.kept = k->kept;
         } else {
             done(m, k);
         }
@@ -539,6 +542,11 @@ static void place_item(struct model *m, struct item *k)
         k->where = DEAD;
         k->died = m->orders++;
         k->at = k->place * MS + m->limits.dead_ttl_ns;
+    } else if (k->told.kept_until != 0) {
+        k->where = KEPT;
+        k->kept = k->told.kept;
+        k->at = k->told.kept_until;
+        m->seen[13]++;
     } else if (k->told.due_ms * MS > m->f->now) {
         k->busy = k->attempts != 0;
         delay(k, k->told.due_ms * MS);
@@ -648,7 +656,7 @@ static void run(uint64_t seed, bool drop_oldest, unsigned events)
             while (mbox_take_change(m->f->core, &change))
                 *change.user = change.gone ? NULL : m;
     }
-    for (i = 1; i < 13; i++) /* all of it happened */
+    for (i = 1; i < 14; i++) /* all of it happened */
         assert_true(m->seen[i] > 0 || (i == MBOX_DEAD_OVERFLOW && !drop_oldest));
     fixture_free(m->f);
     free(m);

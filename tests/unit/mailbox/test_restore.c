@@ -355,6 +355,101 @@ static void a_stream_that_breaks_again_before_it_was_read_loses_nothing(void **s
     fixture_free(f);
 }
 
+/* What a stream gets that saw this one last: payloads and attempts. */
+static void assert_resumes(struct fixture *f, const char *after, const char *expected)
+{
+    const struct mbox_action *a =
+        receive_as(f, (struct reading){.agent = "a", .peer = 1, .max = 9, .resume_after = after});
+    char got[128] = "";
+    uint32_t i;
+
+    for (i = 0; i < a->count; i++)
+        sprintf(got + strlen(got), "%s/%u ", payload(f, a, i), view(f, a, i)->attempt);
+    assert_string_equal(got, expected);
+}
+
+static void what_was_kept_is_kept_over_a_restart_as_it_was_handed_out(void **state)
+{
+    struct fixture *f = new_durable();
+    char first[64];
+
+    (void)state;
+    send_as(f, (struct sending){.to = "a", .payload = "3"});
+    strcpy(first,
+           send_as(f, (struct sending){.to = "a", .payload = "1", .priority = 9})->message_id);
+    send_as(f, (struct sending){.to = "a", .payload = "2", .priority = 5});
+    keep(f, 2, 30000);
+    keep(f, 1, 20000);
+    send_to(f, "a", "4");
+    durably(f);
+    restart(f, SEC);
+    assert_int_equal(totals(f).kept, 3);
+    assert_int_equal(totals(f).delivered, 0);
+    assert_gets(f, "4"); /* nobody gets what was written, and is only kept */
+    restart(f, SEC);
+    assert_resumes(f, first, "2/2 3/2 4/1 ");
+    assert_int_equal(totals(f).kept, 1);
+    durably(f);
+    restart(f, SEC); /* what came back is queued, what was not asked for is kept on */
+    assert_int_equal(totals(f).kept, 1);
+    assert_int_equal(totals(f).queued, 3);
+    fixture_free(f);
+}
+
+static void what_was_kept_is_done_when_its_time_ends_over_a_restart(void **state)
+{
+    struct fixture *f = new_durable();
+    int i;
+
+    (void)state;
+    for (i = 0; i < 3; i++)
+        send_to(f, "a", "1");
+    keep(f, 1, 10000);
+    keep(f, 2, 30000);
+    durably(f);
+    restart(f, 15 * SEC);
+    tick(f, 0);
+    assert_int_equal(totals(f).kept, 2);
+    assert_int_equal(totals(f).delivered, 1);
+    tick(f, 15 * SEC);
+    assert_int_equal(totals(f).kept, 0);
+    assert_int_equal(totals(f).delivered, 3);
+    durably(f);
+    restart(f, SEC);
+    assert_int_equal(totals(f).restored, 0);
+    fixture_free(f);
+}
+
+static void a_crash_before_the_commit_gives_what_was_written_once_more(void **state)
+{
+    struct fixture *f = new_durable();
+
+    (void)state;
+    send_to(f, "a", "1");
+    durably(f);
+    keep(f, 1, 30000);
+    assert_true(mbox_needs_commit(f->core));
+    restart(f, SEC);
+    assert_gets(f, "1");
+    fixture_free(f);
+}
+
+static void copies_of_a_broadcast_are_kept_each_for_itself(void **state)
+{
+    const char *const agents[] = {"a", "b"};
+    struct fixture *f = new_durable();
+
+    (void)state;
+    send_as(f, (struct sending){
+                   .from = "z", .to = "*", .payload = "1", .agents = agents, .agent_count = 2});
+    keep(f, 1, 30000);
+    durably(f);
+    restart(f, SEC);
+    assert_int_equal(box_info(f, "a").kept, 1);
+    assert_int_equal(box_info(f, "b").depth, 1);
+    fixture_free(f);
+}
+
 static void kept_messages_are_done_in_time_and_bounded(void **state)
 {
     struct mbox_limits limits = fixture_limits();
@@ -409,6 +504,10 @@ int main(void)
         cmocka_unit_test(what_is_still_being_written_out_is_held_for_its_writer),
         cmocka_unit_test(a_stream_that_comes_again_gets_what_it_did_not_see),
         cmocka_unit_test(a_stream_that_breaks_again_before_it_was_read_loses_nothing),
+        cmocka_unit_test(what_was_kept_is_kept_over_a_restart_as_it_was_handed_out),
+        cmocka_unit_test(what_was_kept_is_done_when_its_time_ends_over_a_restart),
+        cmocka_unit_test(a_crash_before_the_commit_gives_what_was_written_once_more),
+        cmocka_unit_test(copies_of_a_broadcast_are_kept_each_for_itself),
         cmocka_unit_test(kept_messages_are_done_in_time_and_bounded),
     };
 

@@ -432,6 +432,44 @@ static void a_scan_gives_back_everything_that_was_said(void **state)
     assert_string_equal(f->seen.messages[0].agents[0], "reader");
 }
 
+static void what_is_kept_comes_back_as_kept_until_it_is_marked_otherwise(void **state)
+{
+    struct fixture *f = *state;
+    struct mbox_copy_record change = {
+        .id = 1, .agent = "bob", .expires_ms = 8, .attempts = 3, .kept_ms = 77, .kept_order = 9};
+    uint64_t ref[2];
+
+    open_store(f);
+    ref[0] = put_broadcast(f, 1, 2, "to all");
+    ref[1] = put(f, 3, "one", 3);
+    assert_int_equal(commit(f), ERR_OK);
+    f->s->ops->mark(f->s, ref[0], &change);
+    change.id = 3;
+    change.kept_order = 10;
+    f->s->ops->mark(f->s, ref[1], &change);
+    assert_int_equal(commit(f), ERR_OK);
+
+    reopen(f);
+    assert_int_equal(f->seen.messages[0].copies[0].kept_ms, 77);
+    assert_int_equal(f->seen.messages[0].copies[0].kept_order, 9);
+    assert_int_equal(f->seen.messages[0].copies[0].dead, MBOX_ALIVE);
+    assert_int_equal(f->seen.messages[0].copies[1].kept_ms, 0);
+    assert_int_equal(f->seen.messages[1].copies[0].kept_order, 10);
+    assert_int_equal(f->seen.messages[1].copies[0].due_ms, 0);
+    assert_int_equal(f->seen.messages[1].copies[0].dead_ms, 0);
+    assert_int_equal(f->seen.messages[1].copies[0].attempts, 3);
+    change.kept_ms = change.kept_order = 0;
+    f->s->ops->mark(f->s, f->seen.messages[1].ref, &change);
+    assert_int_equal(commit(f), ERR_OK);
+
+    reopen(f);
+    assert_int_equal(f->seen.messages[1].copies[0].kept_ms, 0);
+    f->s->ops->remove(f->s, f->seen.messages[1].ref, 3, true);
+    assert_int_equal(commit(f), ERR_OK);
+    reopen(f);
+    assert_int_equal(f->seen.count, 1);
+}
+
 static void what_came_and_went_between_two_commits_leaves_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -975,6 +1013,21 @@ static void sql(const struct fixture *f, const char *text)
     must(sqlite3_close(db) == SQLITE_OK);
 }
 
+static int64_t sql_number(const struct fixture *f, const char *text)
+{
+    sqlite3_stmt *st;
+    sqlite3 *db;
+    int64_t n;
+
+    must(sqlite3_open(f->path, &db) == SQLITE_OK);
+    must(sqlite3_prepare_v2(db, text, -1, &st, NULL) == SQLITE_OK);
+    must(sqlite3_step(st) == SQLITE_ROW);
+    n = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    must(sqlite3_close(db) == SQLITE_OK);
+    return n;
+}
+
 static void rows_that_say_nonsense_are_not_believed(void **state)
 {
     static const char *const nonsense[] = {
@@ -1044,7 +1097,7 @@ static void damage_that_a_read_finds_fails_that_read_only(void **state)
 
 static void a_newer_or_foreign_database_is_refused_and_left_alone(void **state)
 {
-    static const char *const changes[] = {"PRAGMA user_version=2", "PRAGMA application_id=1"};
+    static const char *const changes[] = {"PRAGMA user_version=3", "PRAGMA application_id=1"};
     struct fixture *f = *state;
     size_t i;
 
@@ -1054,9 +1107,21 @@ static void a_newer_or_foreign_database_is_refused_and_left_alone(void **state)
         assert_int_equal(try_open(f), ERR_IO);
         assert_int_equal(files(f, "mailbox.db.damaged-", NULL, 0), 0);
     }
-    sql(f, "PRAGMA user_version=1; PRAGMA application_id=1399606626");
+    sql(f, "PRAGMA user_version=2; PRAGMA application_id=1399606626");
     open_store(f);
     assert_int_equal(f->seen.count, 10);
+}
+
+static void a_file_of_the_first_version_is_taken_over(void **state)
+{
+    struct fixture *f = *state;
+
+    fill(f, 10);
+    sql(f, "PRAGMA user_version=1");
+    open_store(f);
+    assert_int_equal(f->seen.count, 10);
+    close_store(f);
+    assert_int_equal(sql_number(f, "PRAGMA user_version"), 2);
 }
 
 static void paths_that_cannot_be_written_are_refused(void **state)
@@ -1148,6 +1213,7 @@ int main(void)
         TEST(payloads_of_every_size_come_back_from_the_file),
         TEST(a_payload_beyond_the_ceiling_is_refused),
         TEST(a_scan_gives_back_everything_that_was_said),
+        TEST(what_is_kept_comes_back_as_kept_until_it_is_marked_otherwise),
         TEST(what_came_and_went_between_two_commits_leaves_nothing),
         TEST(what_was_not_committed_is_not_there_after_a_restart),
         TEST(a_failed_commit_drops_what_came_and_keeps_what_left),
@@ -1167,6 +1233,7 @@ int main(void)
         TEST(rows_that_say_nonsense_are_not_believed),
         TEST(damage_that_a_read_finds_fails_that_read_only),
         TEST(a_newer_or_foreign_database_is_refused_and_left_alone),
+        TEST(a_file_of_the_first_version_is_taken_over),
         TEST(paths_that_cannot_be_written_are_refused),
         TEST(a_second_process_is_refused_while_the_first_has_it_open),
         TEST(messages_are_readable_by_their_owner_only),
