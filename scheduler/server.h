@@ -96,13 +96,15 @@ enum err server_policy_set(struct server *s, const struct rule_change *change, c
 void server_engines_apply(struct server *s, const enum fleet_change changes[ENGINES_MAX]);
 void server_probes_set(struct server *s);
 
-/* methods.c: what the service answers. */
+/* peers.c: who calls. */
 enum err server_on_hello(void *arg, struct rpc_peer *peer, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason);
-void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,
-                    uint32_t timeout_ms, const uint8_t *body, size_t len);
 void server_on_gone(void *arg, struct rpc_peer *peer);
 void server_tell_fleet(struct server *s);  /* to workers without the segment */
 void server_retry_fleet(struct server *s); /* those that had no room for it */
+
+/* methods.c: what the service answers. */
+void server_on_call(void *arg, struct rpc_peer *peer, unsigned method, uint64_t token,
+                    uint32_t timeout_ms, const uint8_t *body, size_t len);
 
 #endif
