@@ -20,6 +20,7 @@
 #include "common/ring.h"
 #include "common/rpc.h"
 #include "common/rpc_frame.h"
+#include "common/rpc_server.h"
 #include "proto/scheduler.pb-c.h"
 
 /*
@@ -43,6 +44,7 @@ static struct rpc_peer *stranger_peer, *client_peer;
 static bool keeps;                  /* the server answers when the test says so */
 static uint64_t kept[4];            /* tokens */
 static unsigned kept_count, awaits; /* no flush before so many calls were kept */
+static bool tells;                  /* and sends an event during each call */
 
 static enum err on_hello(void *arg, struct rpc_peer *p, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason)
@@ -57,12 +59,23 @@ static enum err on_hello(void *arg, struct rpc_peer *p, const char *name, const 
     return ERR_OK;
 }
 
+static void event_send(struct rpc_peer *p, uint64_t number)
+{
+    Slipstream__V1__Decision d;
+
+    slipstream__v1__decision__init(&d);
+    d.handle = number;
+    assert_int_equal(rpc_event(server, p, 0, &d.base), ERR_OK);
+}
+
 static void on_call(void *arg, struct rpc_peer *p, unsigned method, uint64_t token,
                     uint32_t timeout_ms, const uint8_t *body, size_t len)
 {
     (void)arg, (void)method, (void)timeout_ms, (void)body, (void)len;
     served++;
     stranger_served += p == stranger_peer;
+    if (tells)
+        event_send(p, served);
     if (keeps)
         kept[kept_count++] = token;
     else
@@ -173,7 +186,7 @@ static int setup(void **state)
     (void)state;
     served = stranger_served = hellos = resumed = gones = ups = downs = done = done_gone = events =
         0;
-    keeps = false;
+    keeps = tells = false;
     kept_count = awaits = 0;
     last_event = 0;
     stranger_peer = client_peer = NULL;
@@ -460,15 +473,6 @@ static void nobody_waits_for_an_answer_after_a_new_hello_or_the_end_of_a_peer(vo
 
 /* ---- events ---- */
 
-static void event_send(struct rpc_peer *p, uint64_t number)
-{
-    Slipstream__V1__Decision d;
-
-    slipstream__v1__decision__init(&d);
-    d.handle = number;
-    assert_int_equal(rpc_event(server, p, 0, &d.base), ERR_OK);
-}
-
 static uint64_t stranger_next(int fd, uint64_t seq, uint64_t acked)
 {
     Slipstream__V1__Next next;
@@ -511,6 +515,30 @@ static void stranger_park(int fd, uint64_t seq)
 
     slipstream__v1__next__init(&next);
     stranger_ask(fd, EPOCH, seq, &(struct frame_call){.id = 1, .method = FRAME_NEXT}, &next.base);
+}
+
+static void no_event_overtakes_the_answer_that_a_call_of_its_turn_still_waits_for(void **state)
+{
+    Slipstream__V1__Hello hello = good_hello();
+    struct buf b = {0};
+    int fd = stranger_new();
+
+    (void)state;
+    assert_int_equal(stranger_hello(fd, &hello, NULL), ERR_OK);
+    stranger_park(fd, 1);
+    turn_until(stranger_peer->parked != NULL);
+    keeps = tells = true;
+    awaits = 2;
+    stranger_asks_and_is_kept(fd, 2);
+    assert_int_equal(rpc_reply(server, kept[0], ERR_OK, NULL), ERR_OK);
+    stranger_receive(fd, &b);
+    assert_int_equal(first_call(&b).id, 2);
+    assert_int_equal(first_call(&b).event, 0);
+    awaits = 1; /* the flush */
+    stranger_receive(fd, &b);
+    assert_int_equal(first_call(&b).event, 1);
+    buf_fini(&b);
+    close(fd);
 }
 
 static void a_parked_next_is_answered_empty_after_a_while(void **state)
@@ -787,6 +815,7 @@ int main(void)
         peer_test(who_asks_again_before_the_answer_gets_both),
         peer_test(nobody_waits_for_an_answer_after_a_new_hello_or_the_end_of_a_peer),
         peer_test(an_event_is_sent_again_until_it_is_confirmed),
+        peer_test(no_event_overtakes_the_answer_that_a_call_of_its_turn_still_waits_for),
         peer_test(a_parked_next_is_answered_empty_after_a_while),
         peer_test(a_peer_that_falls_silent_is_given_up),
         peer_test(a_ring_that_breaks_is_made_anew_and_nothing_is_lost),
