@@ -78,7 +78,7 @@ build() {
 }
 
 unit() {
-    ctest --test-dir "build/$1" --output-on-failure -j "$jobs" --timeout "$2" ${long:+-C long}
+    ctest --test-dir "build/$1" --output-on-failure -j "$jobs" ${long:+-C long}
 }
 
 # The units where threads meet.
@@ -156,8 +156,8 @@ case " ${failed[*]} " in *" build "* | *" packages "*)
     exit 1
     ;;
 esac
-step unit unit release 120
-step unit-asan unit asan 300
+step unit unit release
+step unit-asan unit asan
 step unit-tsan unit_tsan
 step valgrind unit_valgrind
 step clients clients

@@ -188,6 +188,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     net_raise_limit();
     readers_start(&s, port, rate);
+    must(s.all != NULL);
     while (!s.window.done) {
         struct epoll_event ev[64];
         int n = epoll_wait(s.ep, ev, 64, 10);

@@ -206,6 +206,7 @@ static void on_ramp(struct polls *s)
 {
     uint64_t due = net_ticks(s->ramp) * DIALS_PER_MS;
 
+    must(s->readers != NULL);
     for (; due > 0 && s->dialled < s->count; due--, s->dialled++) {
         s->readers[s->dialled].index = s->dialled;
         conn_open(s, &s->readers[s->dialled]);

@@ -173,6 +173,7 @@ static void run_apart(struct agents *s)
 {
     int ep = epoll_create1(EPOLL_CLOEXEC);
 
+    must(s->all != NULL);
     for (unsigned i = 0; i < s->count; i++) {
         struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &s->all[i]};
 
