@@ -207,7 +207,7 @@ static enum ctl_exit redriven(const struct mail_arguments *a, bool drop)
 {
     struct slipstream_redriven r;
     struct json j = {0};
-    const char *const *ids = (const char *const *)a->rest;
+    const char *const *ids = a->rest_count > 0 ? (const char *const *)a->rest : NULL;
     int e = slipstream_redrive(a->ctl->s, a->workflow, a->agent, ids, a->rest_count, drop, &r);
 
     if (e != 0)

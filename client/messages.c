@@ -334,6 +334,8 @@ int slipstream_redrive(struct slipstream *s, const char *workflow, const char *a
     ProtobufCMessage *reply;
     enum err e;
 
+    if (message_ids != NULL && count == 0)
+        return (int)ERR_INVALID;
     slipstream__v1__redrive_request__init(&request);
     request.tenant = s->tenant;
     request.workflow_id = unconst(or_empty(workflow));

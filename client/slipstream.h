@@ -423,7 +423,7 @@ struct slipstream_redriven {
     uint32_t left;  /* still dead: not named, or no room for them */
 };
 /* Back to the tail of the mailbox with attempts and life as when they were new; or, with drop,
- * away. count 0: all. out may be NULL. */
+ * away. message_ids NULL: all; an empty list is SLIPSTREAM_INVALID, not all. out may be NULL. */
 int slipstream_redrive(struct slipstream *s, const char *workflow, const char *agent,
                        const char *const *message_ids, size_t count, bool drop,
                        struct slipstream_redriven *out);

@@ -368,6 +368,10 @@ enum err mail_ids_read(const struct mail_memory *mem, const char *body, size_t l
     e = list_read(mem, "message_ids", members, n, MAIL_ACKS_MAX, &rows, count, fault);
     if (e != ERR_OK)
         return e;
+    if (*count == 0) { /* a list that was computed, and not "all" */
+        fault->detail = "An empty list names none; leave message_ids out to mean all.";
+        return ERR_VALUE;
+    }
     *ids = take(mem, (*count + 1) * sizeof((*ids)[0]));
     for (i = 0; i < *count; i++) {
         e = text_take(mem, &id, &rows[i], (char *)&(*ids)[i]);

@@ -52,7 +52,7 @@ enum err mail_receipt_read(const struct mail_memory *mem, const char *body, size
 enum err mail_acks_read(const struct mail_memory *mem, const char *body, size_t len,
                         Slipstream__V1__Ack ***acks, size_t *count, struct mail_fault *fault);
 
-/* {"message_ids": [...]}, or nothing at all: count 0 */
+/* {"message_ids": [...]}, or nothing, or {}: count 0. An empty list is ERR_VALUE. */
 enum err mail_ids_read(const struct mail_memory *mem, const char *body, size_t len, char ***ids,
                        size_t *count, struct mail_fault *fault);
 

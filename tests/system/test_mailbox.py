@@ -377,6 +377,10 @@ def test_dead_letters_come_in_pages_and_are_chosen_by_id(hop):
     assert b.redrive([ids[3], ids[0]]) == {"redriven": 2, "left": 3}
     a = hop.fetch("DELETE", f"{b.path}/dead-letters", {"message_ids": [ids[1]]})
     assert (a.status, a.json()) == (200, {"dropped": 1, "left": 2})
+    for call in (("DELETE", "dead-letters"), ("POST", "dead-letters:redrive")):
+        a = hop.fetch(call[0], f"{b.path}/{call[1]}", {"message_ids": []})
+        assert check_problem(a, "invalid_value", 400)["param"] == "message_ids"
+    assert b.figures()["dead"] == 2
     a = hop.fetch("DELETE", f"{b.path}/dead-letters")
     assert a.json() == {"dropped": 2, "left": 0}
     assert b.dead()["messages"] == []

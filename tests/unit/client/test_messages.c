@@ -851,6 +851,9 @@ static void dead_letters_are_seen_and_driven_back(void **state)
     assert_int_equal(r.moved, 2);
     assert_int_equal(r.left, 1);
     assert_int_equal(slipstream_redrive(s, "w", "a", NULL, 0, false, NULL), 0);
+    r.moved = 7;
+    assert_int_equal(slipstream_redrive(s, "w", "a", ids, 0, true, &r), ERR_INVALID);
+    assert_int_equal(r.moved, 7);
     assert_int_equal(slipstream_box_get(s, "w", "a", &b), 0);
     serve_end();
     assert_int_equal(b.depth + b.bytes + b.oldest_ms + b.sent + b.delivered + b.expired, 21);

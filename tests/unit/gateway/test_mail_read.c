@@ -206,6 +206,18 @@ static void ids_may_be_left_out(void **state)
     assert_string_equal(f.param, "message_ids[1]");
 }
 
+static void an_empty_list_of_ids_does_not_mean_all(void **state)
+{
+    struct mail_fault f;
+    char **ids;
+    size_t n;
+
+    (void)state;
+    assert_int_equal(mail_ids_read(&memory, "{\"message_ids\":[]}", 18, &ids, &n, &f), ERR_VALUE);
+    assert_string_equal(f.param, "message_ids");
+    assert_int_equal(mail_ids_read(&memory, "{\"message_ids\":null}", 20, &ids, &n, &f), ERR_TYPE);
+}
+
 static void seconds_are_decimal_and_bounded(void **state)
 {
     static const char *const bad[] = {"",    "x",   "-1", "1s", "61", "nan",
@@ -276,6 +288,7 @@ int main(void)
         cmocka_unit_test_teardown(a_bulk_has_so_many_and_no_more, forget),
         cmocka_unit_test_teardown(acks_are_read_with_their_actions, forget),
         cmocka_unit_test_teardown(ids_may_be_left_out, forget),
+        cmocka_unit_test_teardown(an_empty_list_of_ids_does_not_mean_all, forget),
         cmocka_unit_test(seconds_are_decimal_and_bounded),
         cmocka_unit_test(the_preference_wait_is_found_among_others),
         cmocka_unit_test(a_stream_is_for_those_who_ask_for_nothing_else),
