@@ -42,11 +42,16 @@ static bool host_is_refused(struct gw_request *r)
 
 bool admin_is_refused(struct gw_request *r, bool changes)
 {
+    enum err e;
+
     if (host_is_refused(r))
         return true;
-    if (!changes || keys_is_admin(r))
+    e = changes ? keys_check_admin(r) : ERR_OK;
+    if (e == ERR_OK)
         return false;
-    if (r->gw->conf->gateway.admin_key_file[0] != '\0')
+    if (e == ERR_TWO_KEYS)
+        respond_error(r, e, NULL, NULL);
+    else if (r->gw->conf->gateway.admin_key_file[0] != '\0')
         respond_error(r, ERR_AUTH, NULL, "Changes on the admin listener need the admin key.");
     else
         respond_error(r, ERR_DENIED, NULL,

@@ -125,46 +125,64 @@ static bool has_client_keys(const struct gw *gw)
     return gw->conf->key_count > 0;
 }
 
-/* The hash of the key that a request shows. false: it shows none. */
-static bool shown_hash(const struct gw_request *r, unsigned char hash[SHA256_DIGEST_LENGTH])
+/* The key in one Authorization or x-api-key header; empty where it has none. */
+static h2o_iovec_t key_in(const h2o_header_t *h)
 {
-    const h2o_headers_t *hs = &r->req->headers;
-    h2o_iovec_t v = {NULL, 0};
-    ssize_t at = h2o_find_header(hs, H2O_TOKEN_AUTHORIZATION, -1);
+    h2o_iovec_t v = h->value;
 
-    if (at >= 0) {
-        v = hs->entries[at].value;
-        if (v.len > 7 && h2o_lcstris(v.base, 7, H2O_STRLIT("bearer ")))
-            v = h2o_iovec_init(v.base + 7, v.len - 7);
-        else
-            v.len = 0;
-    } else {
-        at = h2o_find_header_by_str(hs, H2O_STRLIT("x-api-key"), -1);
-        if (at >= 0)
-            v = hs->entries[at].value;
-    }
-    if (v.len == 0)
-        return false;
-    SHA256((const unsigned char *)v.base, v.len, hash);
-    return true;
+    if (h->name != &H2O_TOKEN_AUTHORIZATION->buf)
+        return h2o_memis(h->name->base, h->name->len, H2O_STRLIT("x-api-key"))
+                   ? v
+                   : h2o_iovec_init(NULL, 0);
+    return v.len > 7 && h2o_lcstris(v.base, 7, H2O_STRLIT("bearer "))
+               ? h2o_iovec_init(v.base + 7, v.len - 7)
+               : h2o_iovec_init(NULL, 0);
 }
 
-bool keys_is_admin(const struct gw_request *r)
+/* The hash of the key that a request shows. ERR_AUTH: it shows none; ERR_TWO_KEYS: it shows two,
+ * and whoever looked at the other one would take it for somebody else. */
+static enum err shown_hash(const struct gw_request *r, unsigned char hash[SHA256_DIGEST_LENGTH])
+{
+    const h2o_headers_t *hs = &r->req->headers;
+    h2o_iovec_t key = {NULL, 0};
+    size_t i;
+
+    for (i = 0; i < hs->size; i++) {
+        h2o_iovec_t v = key_in(&hs->entries[i]);
+
+        if (v.len > 0 && key.len > 0 && !h2o_memis(v.base, v.len, key.base, key.len))
+            return ERR_TWO_KEYS;
+        if (v.len > 0)
+            key = v;
+    }
+    if (key.len == 0)
+        return ERR_AUTH;
+    SHA256((const unsigned char *)key.base, key.len, hash);
+    return ERR_OK;
+}
+
+enum err keys_check_admin(const struct gw_request *r)
 {
     unsigned char hash[SHA256_DIGEST_LENGTH];
+    enum err e = r->listener == LISTENER_ADMIN ? shown_hash(r, hash) : ERR_AUTH;
 
-    return r->listener == LISTENER_ADMIN && shown_hash(r, hash) &&
-           key_find(r->gw, hash, true) != NULL;
+    if (e != ERR_OK)
+        return e;
+    return key_find(r->gw, hash, true) != NULL ? ERR_OK : ERR_AUTH;
 }
 
 enum err keys_check(struct gw_request *r)
 {
     unsigned char hash[SHA256_DIGEST_LENGTH];
     struct gw_key *found;
+    enum err e;
 
-    if (!has_client_keys(r->gw) || keys_is_admin(r))
+    if (!has_client_keys(r->gw) || keys_check_admin(r) == ERR_OK)
         return ERR_OK;
-    found = shown_hash(r, hash) ? key_find(r->gw, hash, false) : NULL;
+    e = shown_hash(r, hash);
+    if (e != ERR_OK)
+        return e;
+    found = key_find(r->gw, hash, false);
     if (found == NULL)
         return ERR_AUTH;
     if (found->max_requests > 0 && found->active >= found->max_requests)
