@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/id.h"
 #include "gateway/ask.h"
 #include "gateway/finish.h"
 #include "gateway/mailbox_link.h"
@@ -101,6 +102,13 @@ static Slipstream__V1__AckReply *acked_unpack(struct gw_request *r, enum err sta
     return NULL;
 }
 
+const char *mail_acked_param(enum err e)
+{
+    if (e == ERR_VALUE)
+        return "lease";
+    return e == ERR_RECEIPT || e == ERR_INVALID ? "receipt" : NULL;
+}
+
 static void acked_show(struct gw_request *r, const Slipstream__V1__Ack *a,
                        const Slipstream__V1__AckResult *result)
 {
@@ -110,21 +118,14 @@ static void acked_show(struct gw_request *r, const Slipstream__V1__Ack *a,
     buf_add_json(b, a->message_id, strlen(a->message_id));
     if (result->status != ERR_OK) {
         buf_adds(b, ",\"error\":");
-        respond_error_body(b, DIALECT_PROBLEM, err_from_wire(result->status), NULL, NULL, r->id);
+        enum err e = err_from_wire(result->status);
+
+        respond_error_body(b, DIALECT_PROBLEM, e, mail_acked_param(e), NULL, r->id);
     } else if (result->lease_expires_ms != 0) {
         buf_adds(b, ",\"lease_expires_at\":");
         mail_show_time(b, result->lease_expires_ms);
     }
     buf_add(b, "}", 1);
-}
-
-/* What the mailbox finds fault with, of what has been read well: the receipt, a lease over its
- * limit. */
-static const char *acked_param(enum err e)
-{
-    if (e == ERR_VALUE)
-        return "lease";
-    return e == ERR_RECEIPT || e == ERR_INVALID ? "receipt" : NULL;
 }
 
 static void on_acked(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
@@ -142,7 +143,7 @@ static void on_acked(struct gw_request *r, enum err status, const uint8_t *body,
     if (e == ERR_OK)
         respond_out(r, 200, "application/json");
     else
-        respond_error(r, e, acked_param(e), NULL);
+        respond_error(r, e, mail_acked_param(e), NULL);
 }
 
 static void on_settled(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
@@ -288,6 +289,10 @@ void api_dead_list(struct gw_request *r)
     slipstream__v1__dead_request__init(&q);
     if (!api_begin(r, params, values) || !mail_max_read(r, values[0], &q.max))
         return;
+    if (values[1] != NULL && values[1][0] != '\0' && !id_is_valid(values[1], strlen(values[1]))) {
+        respond_error(r, ERR_ID, "after", NULL);
+        return;
+    }
     q.tenant = text(r->tenant);
     q.workflow_id = text(r->workflow_id);
     q.agent_id = text(r->agent_id);

@@ -45,6 +45,10 @@ void mail_fault_respond(struct gw_request *r, enum err e, const struct mail_faul
 /* Status and body of a failed entry of a list: a problem. */
 void mail_error_show(struct gw_request *r, struct buf *b, enum err e);
 
+/* What the mailbox finds fault with, of an acknowledgement that has been read well: the receipt, a
+ * lease over its limit. NULL: nothing that has a name. */
+const char *mail_acked_param(enum err e);
+
 /* Appends a message to r->out and notes where its id stands. */
 void mail_message_add(struct gw_request *r, const struct mail_view *m, bool is_event);
 void mail_settle(struct gw_request *r, bool done, uint32_t keep_ms); /* r's delivery, if any */

@@ -314,6 +314,7 @@ void message_write(struct buf *b, const Slipstream__V1__Message *m)
 
 /* ---- what is asked for ---- */
 
+/* NULL: it has been refused. */
 static const char *const *types_split(struct gw_request *r, const char *text)
 {
     const char **list = request_alloc(r, (TYPES_MAX + 1) * sizeof(*list));
@@ -322,8 +323,14 @@ static const char *const *types_split(struct gw_request *r, const char *text)
     while (*text != '\0') {
         size_t len = strcspn(text, ",");
 
-        if (len > 0 && n == TYPES_MAX)
+        if (len > 0 && n == TYPES_MAX) {
+            respond_error(r, ERR_VALUE, "types", "types names at most 16.");
             return NULL;
+        }
+        if (len > 0 && !id_is_valid(text, len)) {
+            respond_error(r, ERR_ID, "types", NULL);
+            return NULL;
+        }
         if (len > 0)
             list[n++] = request_strdup(r, text, len);
         text += len + (text[len] == ',');
@@ -410,10 +417,8 @@ void api_message_receive(struct gw_request *r)
         !lease_read(r, values[4]) || !peek_read(r, values[3]) || !wait_read(r, values[1]) ||
         !resume_read(r))
         return;
-    if (values[2] != NULL && (r->types = types_split(r, values[2])) == NULL) {
-        respond_error(r, ERR_VALUE, "types", "types names at most 16.");
+    if (values[2] != NULL && (r->types = types_split(r, values[2])) == NULL)
         return;
-    }
     if (r->listener == LISTENER_ADMIN && !r->peek && admin_is_refused(r, true))
         return;
     if (m->is_stream)

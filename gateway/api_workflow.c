@@ -132,23 +132,30 @@ static void on_ended(struct gw_request *r, enum err status, const uint8_t *body,
 /* Common start of all calls here: key, id of the path, query string. */
 static bool workflow_begin(struct gw_request *r, const char *const *params, const char **values)
 {
+    const char *param = NULL;
     struct inspect_id id;
     enum err e = keys_check(r);
 
-    if (e == ERR_OK)
+    if (e == ERR_OK) {
         e = ask_query(r, params, values);
+        param = e != ERR_OK ? ask_bad_param(r) : NULL;
+    }
     if (e == ERR_OK && r->segments[0].base != NULL) {
+        param = "workflow_id";
         e = identity_segment(r->segments[0].base, r->segments[0].len, &id);
         if (e == ERR_OK)
             r->workflow_id = request_strdup(r, id.bytes, id.len);
     }
     if (e == ERR_OK && r->segments[1].base != NULL) {
+        param = "agent_id";
         e = identity_segment(r->segments[1].base, r->segments[1].len, &id);
+        if (e == ERR_OK && id.len == 1 && id.bytes[0] == '*')
+            e = ERR_ID; /* everybody, so nobody can be called that */
         if (e == ERR_OK)
             r->agent_id = request_strdup(r, id.bytes, id.len);
     }
     if (e != ERR_OK)
-        respond_error(r, e, e == ERR_QUERY_PARAM ? ask_bad_param(r) : NULL, NULL);
+        respond_error(r, e, param, NULL);
     return e == ERR_OK;
 }
 

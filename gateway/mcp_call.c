@@ -96,8 +96,9 @@ static void on_received(struct gw_request *r, enum err status,
 {
     struct buf b = {0};
 
-    if (status != ERR_OK) {
-        failed(r, status);
+    if (status != ERR_OK) { /* all else has been checked before it was asked */
+        mcp_tool_failed(r, status, status == ERR_VALUE ? "lease" : NULL, NULL,
+                        err_retry_ms(status));
         return;
     }
     buf_adds(&b, "{\"messages\":[");
@@ -179,7 +180,7 @@ static void on_acked(struct gw_request *r, enum err status, const uint8_t *body,
     if (e == ERR_OK)
         mcp_tool_done(r, &b);
     else
-        failed(r, e);
+        mcp_tool_failed(r, e, mail_acked_param(e), NULL, err_retry_ms(e));
 }
 
 static void ack_start(struct gw_request *r, const struct mcp_args *args)
