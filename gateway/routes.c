@@ -15,7 +15,7 @@
 #include "gateway/worker.h"
 
 static const struct route routes[] = {
-#define ROUTE(listener, method, path, handle, dialect, shape) \
+#define ROUTE(listener, method, path, handle, dialect, shape, help) \
     {LISTENER_##listener, method, path, handle, DIALECT_##dialect, shape},
 #include "gateway/routes.def"
 #undef ROUTE

@@ -10,7 +10,7 @@
 /*
  * Prints the pages of docs/reference/ and examples/slipstream.yaml from the tables.
  *
- *   slip_reference config | errors | metrics | faults | policies | mcp | example
+ *   slip_reference config | errors | metrics | faults | policies | mcp | http | example
  */
 static void errors_print(struct buf *out)
 {
@@ -105,6 +105,33 @@ static void faults_print(struct buf *out)
 #undef FAULT
 }
 
+/* The words of the table's rows. */
+enum { DATA, ADMIN, BOTH, LISTENERS };
+enum { OPENAI, ANTHROPIC, PROBLEM, JSONRPC, DIALECTS };
+static const char *const listeners[LISTENERS] = {"clients", "admin", "clients, admin"};
+static const char *const dialects[DIALECTS] = {"OpenAI", "Anthropic", "[problem+json](errors.md)",
+                                               "JSON-RPC"};
+
+static void routes_print(struct buf *out)
+{
+    buf_adds(
+        out,
+        "# HTTP interface\n\n"
+        "The first row that fits counts; {} stands for one part of the path, * for any rest. "
+        "Listener `clients` is `gateway.listen`, `admin` is `gateway.admin_listen`. For clients, "
+        "`/v1/...` and `/mcp` may have `/wf/{workflow}` or `/wf/{workflow}/agents/{agent}` in "
+        "front (`gateway.trust_workflow_path`). A path without a row is 404, one with rows for "
+        "other methods only 405. Messages between agents: [mailboxes](../mailbox.md), "
+        "[MCP](../mcp.md).\n\n"
+        "Printed from the table `gateway/routes.def`.\n\n"
+        "| method and path | what | listener | its errors |\n|---|---|---|---|\n");
+#define ROUTE(listener, method, path, handle, dialect, shape, help)                        \
+    buf_addf(out, "| `%s %s` | %s | %s | %s |\n", method, path, help, listeners[listener], \
+             dialects[dialect]);
+#include "gateway/routes.def"
+#undef ROUTE
+}
+
 int main(int argc, char **argv)
 {
     static const struct page {
@@ -113,7 +140,7 @@ int main(int argc, char **argv)
     } pages[] = {
         {"config", conf_reference}, {"errors", errors_print},     {"metrics", metrics_print},
         {"faults", faults_print},   {"policies", spec_reference}, {"mcp", mcp_tools_reference},
-        {"example", conf_example},
+        {"http", routes_print},     {"example", conf_example},
     };
     struct buf out = {0};
     size_t i;
@@ -128,8 +155,7 @@ int main(int argc, char **argv)
         buf_fini(&out);
         return fflush(stdout) == 0 ? 0 : 1;
     }
-    fprintf(
-        stderr,
-        "usage: slip_reference config | errors | metrics | faults | policies | mcp | example\n");
+    fprintf(stderr, "usage: slip_reference config | errors | metrics | faults | policies | mcp | "
+                    "http | example\n");
     return 64;
 }

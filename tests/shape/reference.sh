@@ -4,7 +4,7 @@
 . "$(dirname "$0")/files.sh"
 printer=$1 mode=${2:-}
 status=0
-for page in config errors metrics faults policies mcp example; do
+for page in config errors metrics faults policies mcp http example; do
     file=docs/reference/$page.md
     [ $page = example ] && file=examples/slipstream.yaml
     if [ "$mode" = --write ]; then
