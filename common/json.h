@@ -19,9 +19,9 @@
  * through: the grammar has them. */
 enum err json_verify(const char *text, size_t len, size_t *err_at);
 
-/* Moves *p over the white space and the one value that come there, inside open containers that the
- * caller keeps track of. ERR_JSON, ERR_DEPTH; *p is at the byte that is wrong then. */
-enum err json_skip(const char **p, const char *end, unsigned open);
+/* Moves *at over the white space and the one value that come there, inside open containers that the
+ * caller keeps track of. ERR_JSON, ERR_DEPTH; *at stands at the byte that is wrong then. */
+enum err json_skip(const char **at, const char *end, unsigned open);
 
 /*
  * Scanners move *p. stop <= end: a scanner that reaches stop may pause there with JSON_MORE and is
