@@ -22,6 +22,8 @@
  *
  * Not here: how a link comes up and goes down (rpc_link.c).
  */
+#define RING_FRAME_BYTES \
+    (64u << 10)         /* of several calls, so that a server may turn to others between them */
 #define CALLS_MAX 8191u /* 13 bits of the id */
 #define ID_SLOT_BITS 13u
 #define OUT_BYTES_MAX (16u << 20)
@@ -299,6 +301,8 @@ static void ack_add(struct rpc_client *c)
 /* False: the ring is full. */
 static bool flush_ring(struct rpc_client *c)
 {
+    size_t room = ring_link_frame_max(c->ring);
+    size_t frame_max = room < RING_FRAME_BYTES ? room : RING_FRAME_BYTES;
     uint8_t head[FRAME_HEAD_BYTES];
     enum err e = ERR_OK;
     size_t n;
@@ -310,7 +314,7 @@ static bool flush_ring(struct rpc_client *c)
         ring_link_stay_awake(c->ring);
     }
     while (c->out.len > 0 && e == ERR_OK) {
-        n = frame_cut((uint8_t *)c->out.base, c->out.len, ring_link_frame_max(c->ring));
+        n = frame_cut((uint8_t *)c->out.base, c->out.len, frame_max);
         head_write(c, head);
         e = ring_link_write(c->ring, head, sizeof(head), c->out.base, n);
         if (e == ERR_OK)

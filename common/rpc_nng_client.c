@@ -14,6 +14,12 @@
 #define SEND_TIMEOUT_MS 2000    /* to be on the way: only a pipe that is dead takes longer */
 #define ANSWER_TIMEOUT_MS 30000 /* then the channel is given up and said hello to again */
 
+/* A server that is about to come back is asked for often; one that stays away costs no more than it
+ * must, as each attempt wakes half a dozen of nng's threads. */
+#define REDIALS_OFTEN 5u
+#define SELDOM_MIN_MS 250
+#define SELDOM_MAX_MS 1000
+
 /* What nng counts of a dialer, the clearest first. */
 static const struct nngc_failure {
     const char *counter, *words;
@@ -47,6 +53,7 @@ struct nngc {
     struct nngc_calls calls;
     nng_dialer dialer;
     bool has_dialer;
+    unsigned redials;                 /* since there was a pipe */
     uint64_t failures[NNGC_FAILURES]; /* of this dialer, when last looked at */
     char *url, *ca_file, *cert_file, *key_file;
     uint32_t pipe; /* 0: none */
@@ -94,6 +101,8 @@ static void nngc_on_notice(struct inbox_item *item)
 
     if (matters)
         c->pipe = is_up ? n->pipe : 0;
+    if (is_up)
+        c->redials = 0;
     free(n);
     if (matters && !c->is_closing)
         c->calls.on_pipe(c->calls.arg, is_up);
@@ -141,6 +150,10 @@ static int nngc_dial(struct nngc *c, const char **why)
     nng_url *parts = NULL;
     int rv = nng_dialer_create(&c->dialer, c->socket, c->url);
 
+    if (rv == 0 && c->redials >= REDIALS_OFTEN)
+        rv = nng_dialer_set_ms(c->dialer, NNG_OPT_RECONNMINT, SELDOM_MIN_MS);
+    if (rv == 0 && c->redials >= REDIALS_OFTEN)
+        rv = nng_dialer_set_ms(c->dialer, NNG_OPT_RECONNMAXT, SELDOM_MAX_MS);
     if (rv == 0 && nngx_url_is_tls(c->url)) {
         rv = nng_url_parse(&parts, c->url);
         if (rv == 0)
@@ -291,6 +304,8 @@ void nngc_redial(struct nngc *c)
     if (c->has_dialer)
         nng_dialer_close(c->dialer);
     c->pipe = 0;
+    if (c->redials < REDIALS_OFTEN)
+        c->redials++;
     memset(c->failures, 0, sizeof(c->failures));
     nngc_dial(c, &why); /* a failure is met by the next redial */
     nngx_signals_restore(&old);

@@ -21,7 +21,7 @@
 #define GUESTS_MAX 64u /* accepted, ticket not shown yet */
 #define GUEST_TIMEOUT_NS (2 * NS_PER_S)
 #define DOOR_PAUSE_NS (100 * NS_PER_MS)
-#define BATCH_BYTES (UINT64_C(1) << 20)
+#define BATCH_BYTES (UINT64_C(1) << 17) /* of one link in one turn, but one frame at least */
 #define RECORD_KEPT (256u << 10) /* memory for larger records goes when none of them came in */
 #define RECORD_QUIET 256u        /* so many batches */
 

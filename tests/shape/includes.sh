@@ -44,7 +44,7 @@ forbid "client/ uses common/ and proto/" \
 forbid "nothing uses tests/" "$inc\"tests/" $(pick '.' '^tests/')
 forbid "h2o stays in gateway/ and bench/engine/" \
     "$inc<(h2o|picohttpparser)" $(pick '.' '^(gateway|bench/engine)/')
-forbid "nng stays in common/rpc_nng*" "$inc<nng/" $(pick '.' '^common/rpc_nng[a-z_]*\.[ch]$')
+forbid "nng stays in common/rpc_nng*" "$inc<nng/" $(pick '.' '^(common|tests/unit/common)/(test_)?rpc_nng[a-z_]*\.[ch]$')
 forbid "mappings stay in common/shm.c" "$inc<sys/mman\.h>" $(pick '.' '^(common/shm\.c$|tests/)')
 forbid "libyaml stays in common/conf.c" "$inc<yaml\.h>" $(pick '.' '^common/conf\.c$')
 forbid "a core has no sockets, threads, clock or messages" \

@@ -37,7 +37,7 @@ static bool is_tcp;
 static const char *urls[] = {url};
 
 /* what the server saw */
-static unsigned served, reports, hellos, gones, resumed;
+static unsigned served, reports, hellos, gones, resumed, reports_before_place;
 static uint64_t report_sum, last_handle;
 static unsigned disorder;
 static struct rpc_peer *peer;
@@ -95,6 +95,7 @@ static inline void on_place(struct rpc_peer *p, uint64_t token, const uint8_t *b
 
     slipstream__v1__decision__init(&d);
     served++;
+    reports_before_place = reports;
     if (q->handle < last_handle)
         disorder++;
     last_handle = q->handle;

@@ -182,6 +182,35 @@ static void one_way_calls_arrive_all_and_batched(void **state)
     assert_int_equal(report_sum, 500 * 501 / 2);
 }
 
+/* Each link may be served for so long, then it is the next one's turn. */
+static void a_ring_full_of_calls_holds_up_no_other_ring(void **state)
+{
+    struct rpc_client *flood, *other;
+    const unsigned all = 60000;
+    unsigned i;
+
+    (void)state;
+    ring_bytes = 4u << 20;
+    server_start(7);
+    client_start();
+    flood = client;
+    client = other = client_new(NULL);
+    turn_until(ups == 2);
+    client = flood;
+    for (i = 1; i <= all; i++) {
+        assert_int_equal(report(i), ERR_OK);
+        if (i % 500 == 0)
+            rpc_client_flush(flood);
+    }
+    client = other;
+    assert_int_equal(place(1, 10000, NULL), ERR_OK);
+    rpc_client_flush(other);
+    turn_until(done_ok == 1);
+    assert_in_range(reports_before_place, 0, all / 3);
+    turn_until(reports == all); /* and the rest needs no ringing */
+    rpc_client_close(flood);
+}
+
 static void a_late_answer_goes_to_who_wanted_it(void **state)
 {
     (void)state;
@@ -334,6 +363,7 @@ int main(void)
         over_ring(a_server_may_offer_rings_for_frames_as_large_as_over_nng),
         over_ring(answers_of_many_megabytes_travel_in_a_large_ring),
         both_carriers(one_way_calls_arrive_all_and_batched),
+        over_ring(a_ring_full_of_calls_holds_up_no_other_ring),
         both_carriers(a_late_answer_goes_to_who_wanted_it),
         both_carriers(a_call_that_nobody_answers_times_out),
         both_carriers(events_arrive_once_and_in_order),
