@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "common/must.h"
+#include "proto/send_packed.h"
 
 /*
  * The channel, turned by the thread that calls: each blocking call, and slipstream_turn(), turn a
@@ -129,18 +130,26 @@ static void on_late_receive(void *arg, uint64_t token, enum err status, const ui
     receive_late(arg, status, body, len);
 }
 
-/* ERR_GONE: the link is down, and nothing was done. */
+/* ERR_GONE: the link is down, and nothing was done. What waits is not compressed: another mailbox
+ * may be at the other end by then. */
 static enum err ask_send(struct ask *a, const ProtobufCMessage *request)
 {
     struct link *l = a->to;
-    bool is_receive = l->side == SIDE_MAILBOX && a->method == MAILBOX_RECEIVE;
+    bool to_mailbox = l->side == SIDE_MAILBOX;
+    Slipstream__V1__SendRequest *packed = NULL;
     uint64_t now = clock_ns();
+    enum err e;
 
     if (a->epoch != 0 && a->epoch != l->epoch)
         return ERR_HELLO;
-    return rpc_call(l->rpc, a->method, request,
-                    a->deadline_ns > now ? (uint32_t)((a->deadline_ns - now) / NS_PER_MS) + 1 : 1,
-                    on_answer, l->owner, (uintptr_t)a, is_receive ? on_late_receive : NULL);
+    if (to_mailbox && a->method == MAILBOX_SEND)
+        packed = send_packed((const Slipstream__V1__SendRequest *)request, l->compress_from);
+    e = rpc_call(l->rpc, a->method, packed != NULL ? &packed->base : request,
+                 a->deadline_ns > now ? (uint32_t)((a->deadline_ns - now) / NS_PER_MS) + 1 : 1,
+                 on_answer, l->owner, (uintptr_t)a,
+                 to_mailbox && a->method == MAILBOX_RECEIVE ? on_late_receive : NULL);
+    free(packed);
+    return e;
 }
 
 static void ask_leave(struct ask *a)
@@ -228,12 +237,21 @@ static void asks_cancel(struct link *l)
 
 /* ---- links ---- */
 
+static void mailbox_info_read(struct link *l, const uint8_t *info, size_t len)
+{
+    Slipstream__V1__MailboxInfo *m = slipstream__v1__mailbox_info__unpack(NULL, len, info);
+
+    l->compress_from = m != NULL && !l->owner->uncompressed ? m->compress_bytes : 0;
+    if (m != NULL)
+        slipstream__v1__mailbox_info__free_unpacked(m, NULL);
+}
+
 static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t info_len)
 {
     struct link *l = arg;
 
-    (void)info;
-    (void)info_len;
+    if (l->side == SIDE_MAILBOX)
+        mailbox_info_read(l, info, info_len);
     l->up = true;
     l->epoch = epoch;
     asks_resume(l);
@@ -497,6 +515,7 @@ int slipstream_open(const struct slipstream_options *o, struct slipstream **out)
     s->name = copy_of(o->name, "client");
     s->tenant = copy_of(o->tenant, "");
     s->allow_plain_tcp = o->allow_plain_tcp;
+    s->uncompressed = o->uncompressed;
     s->timeout_ms = o->timeout_ms != 0 ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
     *out = s;
     return ERR_OK;

@@ -29,16 +29,19 @@ struct link {
     struct list waiting;
     size_t waiting_count;
     char reason[160]; /* why it is down */
+    /* Payloads from here on may be sent compressed, as the mailbox told; 0: none. */
+    uint32_t compress_from;
 };
 
 struct slipstream {
     struct loop *loop;
     struct link links[SIDES];
     char *key, *tls_ca_file, *name, *tenant;
-    bool allow_plain_tcp, closing;
+    bool allow_plain_tcp, closing, uncompressed;
     bool in_done; /* a callback of the program is running */
     uint32_t timeout_ms;
     uint64_t last_turn_ns;
+    uint64_t raw_until_ns; /* payloads are received uncompressed until then */
     size_t under_way;      /* ops whose done has not been called */
     struct list ended;     /* ops whose done is called at the end of the turn */
     struct pool receives;  /* struct receive; the handle is the name of its poll */
@@ -171,10 +174,15 @@ enum err scheduler_call(struct slipstream *s, unsigned method, const ProtobufCMe
                         ProtobufCMessage **reply);
 
 /* ---- messages.c ---- */
-/* Into a root that result_for_answer() made, in whose memory r lives. */
-void messages_read(void *root, const Slipstream__V1__ReceiveReply *r);
+/* Into a root that result_for_answer() made, in whose memory r lives. False: a compressed payload
+ * is damaged. */
+bool messages_read(void *root, const Slipstream__V1__ReceiveReply *r);
 
 /* ---- receive.c ---- */
+/* May payloads come compressed? */
+bool takes_blocks(const struct slipstream *s);
+/* One was damaged: for a while the mailbox unpacks them, finds that one and puts it aside. */
+enum err blocks_avoid(struct slipstream *s);
 void receives_init(struct slipstream *s);
 void receives_fini(struct slipstream *s);
 void mailbox_event(struct slipstream *s, unsigned method, const uint8_t *body, size_t len);

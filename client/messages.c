@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "client/client.h"
+#include "common/lz4_payload.h"
 #include "common/must.h"
 
 /* Sending, settling, dead letters, boxes: calls that are answered at once. */
@@ -125,19 +126,35 @@ int slipstream_send(struct slipstream *s, const struct slipstream_send_options *
 
 /* ---- what comes back ---- */
 
-static void message_read(struct slipstream_message *to, const Slipstream__V1__Message *m)
+/* A NUL is behind it. */
+static bool payload_read(void *root, struct slipstream_message *to,
+                         const Slipstream__V1__Message *m)
 {
     const union {
         const uint8_t *in;
         const char *out;
     } payload = {m->payload.data};
+    struct packed p;
+    char *raw;
 
+    to->payload = m->payload.len > 0 ? payload.out : "";
+    to->payload_len = m->payload.len;
+    if (m->raw_len == 0)
+        return true;
+    if (payload_claim(payload.out, m->payload.len, m->raw_len, PAYLOAD_MAX, &p) != ERR_OK)
+        return false;
+    raw = result_more(root, (size_t)p.raw_len + 1);
+    to->payload = raw;
+    to->payload_len = p.raw_len;
+    return payload_unpack_to(&p, raw);
+}
+
+static void message_read(struct slipstream_message *to, const Slipstream__V1__Message *m)
+{
     to->id = m->message_id;
     to->source = m->source_agent;
     to->target = m->target_agent;
     to->type = m->message_type;
-    to->payload = m->payload.len > 0 ? payload.out : "";
-    to->payload_len = m->payload.len;
     to->correlation_id = m->correlation_id;
     to->reply_to = m->reply_to;
     to->group = m->group;
@@ -151,17 +168,21 @@ static void message_read(struct slipstream_message *to, const Slipstream__V1__Me
     to->dead_ms = m->dead_ms;
 }
 
-void messages_read(void *root, const Slipstream__V1__ReceiveReply *r)
+bool messages_read(void *root, const Slipstream__V1__ReceiveReply *r)
 {
     struct slipstream_message *items = result_more(root, (r->n_messages + 1) * sizeof(*items));
     struct slipstream_messages *list = root;
     size_t i;
 
-    for (i = 0; i < r->n_messages; i++)
+    for (i = 0; i < r->n_messages; i++) {
         message_read(&items[i], r->messages[i]);
+        if (!payload_read(root, &items[i], r->messages[i]))
+            return false;
+    }
     list->count = r->n_messages;
     list->items = items;
     list->more = r->more;
+    return true;
 }
 
 /* ---- settling ---- */
@@ -297,8 +318,7 @@ int slipstream_extend(struct slipstream *s, const char *workflow,
 static bool dead_read(void *root, const ProtobufCMessage *answer, size_t expected)
 {
     (void)expected;
-    messages_read(root, (const Slipstream__V1__ReceiveReply *)answer);
-    return true;
+    return messages_read(root, (const Slipstream__V1__ReceiveReply *)answer);
 }
 
 int slipstream_dead_letters(struct slipstream *s, const char *workflow, const char *agent,
@@ -315,6 +335,7 @@ int slipstream_dead_letters(struct slipstream *s, const char *workflow, const ch
     request.agent_id = unconst(or_empty(agent));
     request.max = max;
     request.after = unconst(or_empty(after));
+    request.lz4 = takes_blocks(s);
     if (e == 0)
         e = blocked_wait(
             s, &b,
@@ -322,6 +343,8 @@ int slipstream_dead_letters(struct slipstream *s, const char *workflow, const ch
             &result);
     if (e == 0)
         *out = result;
+    else if (e == (int)ERR_PROTO)
+        (void)blocks_avoid(s);
     return e;
 }
 

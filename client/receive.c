@@ -21,6 +21,7 @@
  */
 #define RECEIVES_MAX 8191u
 #define FOLLOW_WAIT_MS 30000u
+#define RAW_NS (60 * NS_PER_S) /* so long blocks are avoided after a damaged one */
 
 enum receive_state {
     RECEIVE_ASKING,    /* the answer is awaited */
@@ -62,6 +63,17 @@ struct settling {
 
 static void receive_asked(void *arg, enum err status, const uint8_t *body, size_t len);
 static void on_overdue(struct timer *t);
+
+bool takes_blocks(const struct slipstream *s)
+{
+    return !s->uncompressed && clock_ns() >= s->raw_until_ns;
+}
+
+enum err blocks_avoid(struct slipstream *s)
+{
+    s->raw_until_ns = clock_ns() + RAW_NS;
+    return ERR_PROTO;
+}
 
 void receives_init(struct slipstream *s)
 {
@@ -256,7 +268,11 @@ static void receive_finish(struct receive *r, struct got got)
         op_end(&r->op, ERR_OK, result_new(sizeof(struct slipstream_messages)), NULL);
         return;
     }
-    messages_read(got.root, got.reply);
+    if (!messages_read(got.root, got.reply)) {
+        give_back(r->op.s, &got);
+        op_end(&r->op, blocks_avoid(r->op.s), NULL, "a compressed payload is damaged");
+        return;
+    }
     r->op.result = got.root;
     if (got.reply->delivery == 0 || !r->waits_for_settle) {
         if (got.reply->delivery != 0)
@@ -288,6 +304,7 @@ static void receive_ask(struct receive *r)
     list_remove(&r->parked);
     r->state = RECEIVE_ASKING;
     r->asked_ns = now;
+    r->request->lz4 = takes_blocks(s);
     if (r->request->wait_ms != 0)
         r->request->wait_ms =
             r->wait_end_ns > now ? (uint32_t)((r->wait_end_ns - now) / NS_PER_MS) + 1 : 1;
@@ -438,6 +455,7 @@ static Slipstream__V1__ReceiveRequest *request_new(const struct slipstream *s,
     r->n_types = o->type_count;
     r->peek = o->peek;
     r->lease_ms = o->lease_ms;
+    r->lz4 = takes_blocks(s);
     r->settle = o->lease_ms == 0 || o->wait_ms != 0;
     return r;
 }

@@ -78,6 +78,7 @@ struct slipstream_options {
     const char *tenant;        /* NULL: "". Counts where no key decides it */
     const char *name;          /* of this client, in the server's log; NULL: "client" */
     uint32_t timeout_ms;       /* of each call, waiting for messages excepted; 0: 5000 */
+    bool uncompressed;         /* payloads travel as they are; else the large ones are compressed */
 };
 
 /* Connects to nobody yet. ERR: SLIPSTREAM_INVALID. The options are copied. */

@@ -258,6 +258,7 @@ static void on_dead(struct gw_request *r, enum err status, const uint8_t *body, 
 {
     struct mail_view m = {.attempt = 0};
     struct mail_reply reply;
+    bool is_whole = true;
     size_t count = 0;
 
     if (status != ERR_OK || !mail_reply_read(body, len, &reply)) {
@@ -269,8 +270,10 @@ static void on_dead(struct gw_request *r, enum err status, const uint8_t *body, 
     while (mail_reply_next(&reply, &m)) {
         if (count++ > 0)
             buf_add(&r->out, ",", 1);
-        mail_show(&r->out, &m, false);
+        is_whole = mail_show(&r->out, &m, false) && is_whole;
     }
+    if (!is_whole)
+        mailbox_avoid_blocks(r->gw);
     buf_adds(&r->out, "],\"next\":");
     if (reply.more > 0 && count > 0)
         buf_add_json(&r->out, m.message_id.at, m.message_id.len);
@@ -297,6 +300,7 @@ void api_dead_list(struct gw_request *r)
     q.workflow_id = text(r->workflow_id);
     q.agent_id = text(r->agent_id);
     q.after = text(values[1] != NULL ? values[1] : "");
+    q.lz4 = mailbox_takes_blocks(r->gw);
     ask_mailbox(r, MBOX_LIST_DEAD, &q.base, on_dead);
 }
 

@@ -49,8 +49,8 @@ void mail_error_show(struct gw_request *r, struct buf *b, enum err e);
  * lease over its limit. NULL: nothing that has a name. */
 const char *mail_acked_param(enum err e);
 
-/* Appends a message to r->out and notes where its id stands. */
-void mail_message_add(struct gw_request *r, const struct mail_view *m, bool is_event);
+/* Appends a message to r->out and notes where its id stands. False: see mail_show(). */
+bool mail_message_add(struct gw_request *r, const struct mail_view *m, bool is_event);
 void mail_settle(struct gw_request *r, bool done, uint32_t keep_ms); /* r's delivery, if any */
 void mail_settle_other(struct gw *gw, uint64_t delivery, bool done);
 void mail_unpark(struct gw *gw, uint64_t poll);

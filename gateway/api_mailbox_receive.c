@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/id.h"
+#include "common/lz4_payload.h"
 #include "gateway/api_mailbox.h"
 #include "gateway/ask.h"
 #include "gateway/client.h"
@@ -45,19 +47,33 @@ static void id_note(struct gw_request *r, size_t at)
     m->ids[m->id_count++] = (uint32_t)at;
 }
 
-void mail_message_add(struct gw_request *r, const struct mail_view *m, bool is_event)
+bool mail_message_add(struct gw_request *r, const struct mail_view *m, bool is_event)
 {
     size_t at = r->out.len;
+    bool is_whole = is_event ? mail_show_event(&r->out, m, &at) : mail_show(&r->out, m, false);
 
-    if (is_event)
-        at = mail_show_event(&r->out, m);
-    else
-        mail_show(&r->out, m, false);
     id_note(r, at + MAIL_SHOW_ID_AT);
+    return is_whole;
+}
+
+static void receive_failed(struct gw_request *r, enum err e)
+{
+    if (r->on_receive == NULL)
+        respond_error(r, e, e == ERR_VALUE && r->receive_lease_ms > 0 ? "lease" : NULL, NULL);
+    else
+        r->on_receive(r, e, NULL);
+}
+
+/* What was handed out with a damaged payload among it goes back, all of it. */
+static void receive_unreadable(struct gw_request *r)
+{
+    mail_settle(r, false, 0);
+    receive_failed(r, ERR_PROTO);
 }
 
 static void answer_own(struct gw_request *r, struct mail_reply *reply)
 {
+    bool is_whole = true;
     struct mail_view m;
 
     buf_clear(&r->out);
@@ -66,9 +82,15 @@ static void answer_own(struct gw_request *r, struct mail_reply *reply)
     while (mail_reply_next(reply, &m)) {
         if (r->mail->id_count > 0)
             buf_add(&r->out, ",", 1);
-        mail_message_add(r, &m, false);
+        is_whole = mail_message_add(r, &m, false) && is_whole;
     }
     buf_adds(&r->out, reply->more > 0 ? "],\"next\":true}" : "],\"next\":null}");
+    if (!is_whole)
+        mailbox_avoid_blocks(r->gw);
+    if (!is_whole && r->delivery != 0) {
+        receive_unreadable(r);
+        return;
+    }
     respond_out(r, 200, "application/json");
 }
 
@@ -87,9 +109,33 @@ static void ids_keep(struct gw_request *r, const Slipstream__V1__ReceiveReply *r
     }
 }
 
+/* Payloads as they were; one that is damaged is none. */
+static bool payloads_unpack(Slipstream__V1__ReceiveReply *reply)
+{
+    bool is_whole = true;
+    size_t i;
+
+    for (i = 0; i < reply->n_messages; i++) {
+        Slipstream__V1__Message *m = reply->messages[i];
+        struct buf raw = {0};
+        struct packed p;
+
+        if (m->raw_len == 0)
+            continue;
+        is_whole =
+            payload_claim(m->payload.data, m->payload.len, m->raw_len, PAYLOAD_MAX, &p) == ERR_OK &&
+            payload_unpack(&p, &raw) == ERR_OK && is_whole;
+        free(m->payload.data);
+        m->payload = (ProtobufCBinaryData){raw.len, (uint8_t *)raw.base};
+        m->raw_len = 0;
+    }
+    return is_whole;
+}
+
 static void answer(struct gw_request *r, struct mail_reply *reply)
 {
     Slipstream__V1__ReceiveReply *whole;
+    bool is_whole;
 
     r->delivery = reply->delivery;
     if (r->on_receive == NULL) {
@@ -98,9 +144,15 @@ static void answer(struct gw_request *r, struct mail_reply *reply)
     }
     whole =
         slipstream__v1__receive_reply__unpack(NULL, (size_t)(reply->end - reply->at), reply->at);
+    is_whole = whole == NULL || payloads_unpack(whole);
+    if (!is_whole)
+        mailbox_avoid_blocks(r->gw);
     if (whole != NULL && reply->delivery != 0)
         ids_keep(r, whole);
-    r->on_receive(r, whole != NULL ? ERR_OK : ERR_PROTO, whole);
+    if (!is_whole && reply->delivery != 0)
+        receive_unreadable(r);
+    else
+        r->on_receive(r, whole != NULL ? ERR_OK : ERR_PROTO, whole);
     if (whole != NULL)
         slipstream__v1__receive_reply__free_unpacked(whole, NULL);
 }
@@ -124,14 +176,6 @@ static void poll_parked(struct gw_request *r)
     timer_start(&r->gw->timers, &r->timer, r->deadline_ns);
     if (r->on_receive == NULL)
         client_shrink(r);
-}
-
-static void receive_failed(struct gw_request *r, enum err e)
-{
-    if (r->on_receive == NULL)
-        respond_error(r, e, e == ERR_VALUE && r->receive_lease_ms > 0 ? "lease" : NULL, NULL);
-    else
-        r->on_receive(r, e, NULL);
 }
 
 static void receive_ask(struct gw_request *r);
@@ -239,6 +283,7 @@ static void request_fill(struct gw_request *r, Slipstream__V1__ReceiveRequest *q
     q->poll = r->handle;
     q->peek = r->peek;
     q->settle = !r->peek;
+    q->lz4 = mailbox_takes_blocks(r->gw);
     q->lease_ms = r->receive_lease_ms;
     q->resume_after = (char *)(uintptr_t)r->mail->resume_after;
     while (r->types != NULL && r->types[n] != NULL)
@@ -307,7 +352,8 @@ void message_write(struct buf *b, const Slipstream__V1__Message *m)
                                 .lease_expires_ms = m->lease_expires_ms,
                                 .dead_ms = m->dead_ms,
                                 .attempt = m->attempt,
-                                .priority = m->priority};
+                                .priority = m->priority,
+                                .raw_len = m->raw_len};
 
     mail_show(b, &v, false);
 }

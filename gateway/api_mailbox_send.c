@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
 #include <string.h>
 
 #include "proto/mailbox.pb-c.h"
 #include "proto/scheduler.pb-c.h"
 
 #include "common/id.h"
+#include "proto/send_packed.h"
 #include "gateway/api_mailbox.h"
 #include "gateway/ask.h"
 #include "gateway/finish.h"
@@ -98,7 +100,10 @@ static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, 
 
 static void send_ask(struct gw_request *r)
 {
-    ask_mailbox(r, MBOX_SEND, &r->send->base, r->on_sent);
+    Slipstream__V1__SendRequest *packed = send_packed(r->send, mailbox_compress_from(r->gw));
+
+    ask_mailbox(r, MBOX_SEND, packed != NULL ? &packed->base : &r->send->base, r->on_sent);
+    free(packed);
 }
 
 /* "*" reaches every agent that the workflow has, also those that have never touched a mailbox. */

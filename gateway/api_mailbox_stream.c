@@ -82,15 +82,25 @@ static void stream_ask(struct gw_request *r)
     timer_set(r);
 }
 
-static void events_show(struct gw_request *r, struct mail_reply *reply)
+/* False: one of them is damaged, so all go back, to be asked for again. */
+static bool events_show(struct gw_request *r, struct mail_reply *reply)
 {
+    bool is_whole = true;
     struct mail_view m;
 
     buf_clear(&r->out);
     r->mail->id_count = 0;
     while (mail_reply_next(reply, &m))
-        mail_message_add(r, &m, true);
+        is_whole = mail_message_add(r, &m, true) && is_whole;
     r->delivery = reply->delivery;
+    if (is_whole)
+        return true;
+    mailbox_avoid_blocks(r->gw);
+    mail_settle(r, false, 0);
+    buf_clear(&r->out);
+    r->mail->id_count = 0;
+    r->mail->ask_ns = clock_ns() + ASK_AGAIN_NS;
+    return false;
 }
 
 static void batch_write(struct gw_request *r)
@@ -108,8 +118,9 @@ void mail_stream_delivered(struct gw_request *r, struct mail_reply *reply)
         stream_ask(r);
         return;
     }
-    events_show(r, reply);
-    if (r->sending)
+    if (!events_show(r, reply))
+        timer_set(r);
+    else if (r->sending)
         r->mail->pending = true;
     else
         batch_write(r);
@@ -226,12 +237,11 @@ void mail_stream_start(struct gw_request *r, struct mail_reply *reply)
     gw_goto(r, GW_PUSHING, "a stream");
     head_send(r);
     client_shrink(r);
-    if (reply->count > 0) {
-        events_show(r, reply);
+    if (reply->count > 0 && events_show(r, reply)) {
         m->writing = true;
         bufs[1] = h2o_iovec_init(r->out.base, r->out.len);
     }
-    stream_write(r, bufs, reply->count > 0 ? 2 : 1);
+    stream_write(r, bufs, m->writing ? 2 : 1);
     if (reply->count == 0)
         reply_take(r, reply);
     m->ending = r->gw->draining;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/lz4_payload.h"
 #include "common/pb.h"
 
 bool mail_reply_read(const uint8_t *body, size_t len, struct mail_reply *out)
@@ -68,6 +69,9 @@ static void field_note(const struct pb_field *f, struct mail_view *m)
     case 18:
         m->dead_ms = f->value;
         break;
+    case 19:
+        m->raw_len = f->value < UINT32_MAX ? (uint32_t)f->value : UINT32_MAX;
+        break;
     default:
         break;
     }
@@ -84,8 +88,8 @@ bool mail_reply_next(struct mail_reply *r, struct mail_view *out)
         span = f.span;
         if (f.number != 1 || f.kind != PB_BYTES)
             continue;
-        *out = (struct mail_view){none, none, none, none, none, none, none, none,
-                                  none, none, 0,    0,    0,    0,    0,    0};
+        *out = (struct mail_view){none, none, none, none, none, none, none, none, none,
+                                  none, 0,    0,    0,    0,    0,    0,    0};
         while (span.at < span.end) {
             if (!pb_read_field(&span, &f))
                 return false;
@@ -153,28 +157,39 @@ static void time_maybe(struct buf *b, const char *lead, uint64_t wall_ms)
     mail_show_time(b, wall_ms);
 }
 
-static void payload_show(struct buf *b, const struct mail_text *p, bool one_line)
+static void lines_join(struct buf *b, size_t from)
 {
-    size_t i, from = 0;
+    size_t len = b->len - from, i, to = from;
 
-    if (p->len == 0) {
-        buf_adds(b, "null");
+    if (memchr(b->base + from, '\n', len) == NULL && memchr(b->base + from, '\r', len) == NULL)
         return;
-    }
-    if (!one_line || (memchr(p->at, '\n', p->len) == NULL && memchr(p->at, '\r', p->len) == NULL)) {
-        buf_add(b, p->at, p->len);
-        return;
-    }
-    for (i = 0; i < p->len; i++)
-        if (p->at[i] == '\n' || p->at[i] == '\r') {
-            buf_add(b, p->at + from, i - from);
-            from = i + 1;
-        }
-    buf_add(b, p->at + from, p->len - from);
+    for (i = from; i < b->len; i++)
+        if (b->base[i] != '\n' && b->base[i] != '\r')
+            b->base[to++] = b->base[i];
+    b->len = to;
 }
 
-void mail_show(struct buf *b, const struct mail_view *m, bool one_line)
+static bool payload_show(struct buf *b, const struct mail_view *m, bool one_line)
 {
+    bool is_none = m->payload.len == 0 && m->raw_len == 0;
+    size_t from = b->len;
+    struct packed p;
+
+    if (is_none ||
+        payload_claim(m->payload.at, m->payload.len, m->raw_len, PAYLOAD_MAX, &p) != ERR_OK ||
+        payload_unpack(&p, b) != ERR_OK) {
+        buf_adds(b, "null");
+        return is_none;
+    }
+    if (one_line)
+        lines_join(b, from);
+    return true;
+}
+
+bool mail_show(struct buf *b, const struct mail_view *m, bool one_line)
+{
+    bool is_whole;
+
     text_show(b, "{\"message_id\":", &m->message_id);
     text_show(b, ",\"source_agent\":", &m->source_agent);
     text_show(b, ",\"target_agent\":", &m->target_agent);
@@ -196,19 +211,20 @@ void mail_show(struct buf *b, const struct mail_view *m, bool one_line)
     text_maybe(b, ",\"dead_reason\":", &m->dead_reason);
     time_maybe(b, ",\"dead_at\":", m->dead_ms);
     buf_adds(b, ",\"payload\":");
-    payload_show(b, &m->payload, one_line);
+    is_whole = payload_show(b, m, one_line);
     buf_add(b, "}", 1);
+    return is_whole;
 }
 
-size_t mail_show_event(struct buf *b, const struct mail_view *m)
+bool mail_show_event(struct buf *b, const struct mail_view *m, size_t *at)
 {
-    size_t at;
+    bool is_whole;
 
     buf_adds(b, "id: ");
     buf_add(b, m->message_id.at, m->message_id.len);
     buf_adds(b, "\nevent: message\ndata: ");
-    at = b->len;
-    mail_show(b, m, true);
+    *at = b->len;
+    is_whole = mail_show(b, m, true);
     buf_adds(b, "\n\n");
-    return at;
+    return is_whole;
 }

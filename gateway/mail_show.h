@@ -21,7 +21,7 @@ struct mail_view {
     struct mail_text message_id, source_agent, target_agent, message_type, correlation_id, reply_to,
         group, receipt, dead_reason, payload;
     uint64_t created_ms, expires_ms, lease_expires_ms, dead_ms; /* wall clock; 0: none */
-    uint32_t attempt, priority;
+    uint32_t attempt, priority, raw_len;                        /* raw_len: as in mailbox.proto */
 };
 
 struct mail_reply {
@@ -40,11 +40,12 @@ bool mail_reply_next(struct mail_reply *r, struct mail_view *out);
 #define MAIL_SHOW_ID_AT 14u /* where in the object the value of message_id begins */
 
 /* The JSON object of the API. one_line: without CR and LF, which in a payload can only be white
- * space that means nothing. */
-void mail_show(struct buf *b, const struct mail_view *m, bool one_line);
-/* The lines of a server-sent event, and the empty one that ends it; returns where in b the object
+ * space that means nothing. False: its payload is compressed and damaged, and null stands in its
+ * place. */
+bool mail_show(struct buf *b, const struct mail_view *m, bool one_line);
+/* The lines of a server-sent event, and the empty one that ends it; at: where in b the object
  * begins. */
-size_t mail_show_event(struct buf *b, const struct mail_view *m);
+bool mail_show_event(struct buf *b, const struct mail_view *m, size_t *at);
 
 /* RFC 3339 in UTC with milliseconds, as a JSON string. */
 void mail_show_time(struct buf *b, uint64_t wall_ms);

@@ -22,6 +22,7 @@
 #define RING_BUSY_MS                                                             \
     1000u /* payloads of megabytes fill a ring faster than its reader empties it \
            */
+#define RAW_NS (60 * NS_PER_S)     /* so long blocks are avoided after a damaged one */
 #define PAYLOAD_DEFAULT (1u << 20) /* until the mailbox process has told */
 #define NOTED_BITS 10u
 #define NOTED_NS (200 * NS_PER_MS)
@@ -35,7 +36,8 @@ struct noted { /* an agent that the scheduler has just heard of */
 
 struct mail_link {
     uint64_t epoch; /* of the last link; 0: there was none */
-    uint64_t max_payload;
+    uint64_t max_payload, raw_until_ns;
+    uint32_t compress_from;
     struct list holds; /* struct mail_hold */
     struct gw *gw;
     struct timer again;
@@ -65,6 +67,24 @@ bool mailbox_is_up(const struct gw *gw)
 uint64_t mailbox_max_payload(const struct gw *gw)
 {
     return gw->mail->max_payload;
+}
+
+uint32_t mailbox_compress_from(const struct gw *gw)
+{
+    return mailbox_is_up(gw) ? gw->mail->compress_from : 0;
+}
+
+bool mailbox_takes_blocks(const struct gw *gw)
+{
+    return clock_ns() >= gw->mail->raw_until_ns;
+}
+
+void mailbox_avoid_blocks(struct gw *gw)
+{
+    log_error("payload_damaged",
+              "reason=\"a compressed payload of the mailbox cannot be unpacked\"");
+    worker_count(gw, GW_M_mail_damaged, 1);
+    gw->mail->raw_until_ns = clock_ns() + RAW_NS;
 }
 
 /* ---- deliveries ---- */
@@ -283,6 +303,7 @@ static void on_up(void *arg, uint64_t epoch, const uint8_t *info, size_t len)
              rpc_client_is_ring(gw->mailbox));
     if (told != NULL && told->max_payload_bytes > 0)
         l->max_payload = told->max_payload_bytes;
+    l->compress_from = told != NULL ? told->compress_bytes : 0;
     if (told != NULL)
         slipstream__v1__mailbox_info__free_unpacked(told, NULL);
     holds_again(gw, l->epoch != 0 && l->epoch != epoch);

@@ -12,6 +12,12 @@ void mailbox_drain(struct gw *gw); /* ends parked polls and streams, well */
 
 bool mailbox_is_up(const struct gw *gw);
 uint64_t mailbox_max_payload(const struct gw *gw); /* as the mailbox process has told */
+/* Payloads from here on go there compressed; 0: none. */
+uint32_t mailbox_compress_from(const struct gw *gw);
+/* May payloads come compressed? Not for a while after a damaged one: then the mailbox process
+ * unpacks them, finds that one and puts it aside, and the others arrive. */
+bool mailbox_takes_blocks(const struct gw *gw);
+void mailbox_avoid_blocks(struct gw *gw);
 
 /* Counts of r's workflow; done comes once, with an error when there is no mailbox process. r is in
  * ASKING. */

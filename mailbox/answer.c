@@ -117,22 +117,30 @@ static void message_fill(Slipstream__V1__Message *m, const struct mbox_view *v)
     }
 }
 
-/* False: the store does not give it. */
-static bool payload_gather(struct server *s, const struct mbox_view *v)
+/* False: the store does not give it. raw_len: as in the message. */
+static bool payload_gather(struct server *s, const struct mbox_view *v, bool lz4, uint32_t *raw_len)
 {
+    const struct mbox_store_ops *store = s->store->ops;
     struct buf *to = &s->scratch->payloads;
     size_t before = to->len;
-    enum err e = s->store->ops->get(s->store, v->letter.payload, to);
+    enum err e;
 
+    *raw_len = 0;
+    e = lz4 ? store->get_stored(s->store, v->letter.payload, to, raw_len)
+            : store->get(s->store, v->letter.payload, to);
+    if (*raw_len != 0)
+        meters_packed(s->meters, PACKED_GIVEN);
     if (e == ERR_OK)
         return true;
+    *raw_len = 0;
     log_error("payload_lost", "message=%s error=%s", v->letter.id, err_code(e));
     to->len = before;
     buf_adds(to, "null");
     return false;
 }
 
-void answer_fill(struct server *s, const struct mbox_action *a, Slipstream__V1__ReceiveReply *r)
+void answer_fill(struct server *s, const struct mbox_action *a, bool lz4,
+                 Slipstream__V1__ReceiveReply *r)
 {
     struct answer_scratch *x = s->scratch;
     uint32_t count = 0, i;
@@ -142,9 +150,10 @@ void answer_fill(struct server *s, const struct mbox_action *a, Slipstream__V1__
     x->lost_len = 0;
     for (i = 0; i < a->count; i++) {
         const struct mbox_view *v = &s->out.views[a->first + i];
+        uint32_t raw_len;
 
         x->offsets[count] = x->payloads.len;
-        if (!payload_gather(s, v) && a->delivery != 0) {
+        if (!payload_gather(s, v, lz4, &raw_len) && a->delivery != 0) {
             /* Nobody takes it for delivered: it comes again, and at last among the dead letters,
              * where it can be looked at, with null in its place. */
             x->lost[x->lost_len++] = v->letter.payload;
@@ -152,6 +161,7 @@ void answer_fill(struct server *s, const struct mbox_action *a, Slipstream__V1__
             continue;
         }
         message_fill(&x->messages[count], v);
+        x->messages[count].raw_len = raw_len;
         x->pointers[count] = &x->messages[count];
         x->messages[count].payload.len = x->payloads.len - x->offsets[count];
         count++;
@@ -205,7 +215,7 @@ static void poll_end_send(struct server *s, const struct mbox_action *a)
 
     meters_waited(s->meters, a->waited_ns);
     if (n != NULL) {
-        answer_fill(s, a, &r);
+        answer_fill(s, a, a->lz4, &r);
         e = rpc_event(s->rpc, container_of(n, struct peer, hash)->rpc,
                       SLIPSTREAM__V1__MAILBOX_EVENT__EVENT_DELIVERY, &r.base);
     }

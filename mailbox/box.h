@@ -195,7 +195,7 @@ struct waiter {
     struct reader *reader;
     uint64_t poll, since_ns;
     uint32_t max, lease_ms;
-    bool settle;
+    bool settle, lz4;
     size_t type_count;
     const char **types; /* into this allocation */
 };

@@ -102,6 +102,7 @@ static void on_receive(struct mbox_core *c, const struct mbox_event *given)
     enum err err;
 
     a->settle = e.receive.settle;
+    a->lz4 = e.receive.lz4;
     a->first = (uint32_t)c->out->view_len;
     if (e.receive.max == 0)
         e.receive.max = 10;

@@ -76,8 +76,10 @@ struct mbox_draft {
     uint32_t priority; /* 0 to 9, higher first */
     uint32_t ttl_ms;   /* 0: that of the event */
     uint32_t delay_ms;
-    const void *payload;
+    const void *payload; /* NULL: larger than max_payload_bytes, and not looked at */
     size_t payload_len;
+    const void *block; /* the same as one lz4 block, for the store; NULL: none came */
+    size_t block_len;
 };
 
 enum mbox_event_kind {
@@ -130,6 +132,7 @@ struct mbox_event {
             size_t type_count; /* 0: all */
             bool peek;
             bool settle; /* echoed in the action; the core itself always waits for MBOX_SETTLE */
+            bool lz4;    /* echoed likewise: its reader can unpack blocks */
             uint32_t lease_ms;        /* 0: no lease */
             const char *resume_after; /* NULL or empty: no stream that comes again */
         } receive;
@@ -221,6 +224,7 @@ struct mbox_action {
     uint64_t peer, poll;   /* POLL_END */
     uint64_t delivery;     /* 0: nothing to settle */
     bool settle;           /* as asked; false: settle it as soon as it was handed over */
+    bool lz4;              /* as asked */
     bool parked;           /* REPLY to RECEIVE */
     bool replayed;         /* SENT: the answer to an earlier request with this key */
     uint64_t lease_end_ns; /* ACKED, after EXTEND: of the core's clock */

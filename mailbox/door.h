@@ -26,7 +26,9 @@ bool door_is_bounded(const uint8_t *body, size_t len, uint32_t nested, size_t ma
 
 /* ERR_INVALID: counts, or members that contradict each other; ERR_ID; ERR_VALUE: out of range. */
 enum err door_check_send(const Slipstream__V1__SendRequest *r);
-enum err door_check_message(const Slipstream__V1__Message *m); /* one of a send; ERR_JSON, ... */
+enum err door_check_message(const Slipstream__V1__Message *m); /* one of a send; not its payload */
+/* Payloads are embedded raw in answers: strictness is what keeps them apart. ERR_JSON */
+enum err door_check_payload(const char *json, size_t len);
 enum err door_check_receive(const Slipstream__V1__ReceiveRequest *r, uint64_t max_lease_ms);
 enum err door_check_settle(const Slipstream__V1__SettleRequest *r);
 enum err door_check_acks(const Slipstream__V1__AckRequest *r);

@@ -42,6 +42,7 @@ enum gauge { BOXES, BYTES, WAITING, UNSETTLED, LEASED, DELAYED, DEAD, KEPT, KEYS
 struct meters {
     struct metric *metric;
     struct metric_series *events[EVENTS], *gauges[GAUGES], *commits[2], *notes[2];
+    struct metric_series *packed[PACKED_EVENTS];
     struct metric_series *delivery, *wait, *other, *replayed;
     struct metric_series *store_bytes, *store_failing, *commit_time;
     struct flows *flows;
@@ -59,6 +60,7 @@ static void series_get(struct meters *m)
         [DEAD] = M_dead,           [KEPT] = M_kept,     [KEYS] = M_keys,
         [PEERS] = M_peers,
     };
+    static const char *const packed[PACKED_EVENTS] = {"taken", "given", "refused"};
     static const char *const committed[2] = {"failed", "ok"}, *const noted[2] = {"dropped", "told"};
     unsigned i;
 
@@ -70,6 +72,8 @@ static void series_get(struct meters *m)
         m->commits[i] = metric_get(m->metric, M_commits, &committed[i]);
         m->notes[i] = metric_get(m->metric, M_notes, &noted[i]);
     }
+    for (i = 0; i < PACKED_EVENTS; i++)
+        m->packed[i] = metric_get(m->metric, M_packed, &packed[i]);
     m->delivery = metric_get(m->metric, M_delivery, NULL);
     m->wait = metric_get(m->metric, M_wait, NULL);
     m->replayed = metric_get(m->metric, M_replayed, NULL);
@@ -219,6 +223,11 @@ void meters_committed(struct meters *m, uint64_t ns, bool ok)
 {
     metric_add(m->commits[ok], 1);
     metric_observe(m->commit_time, (double)ns / 1e9);
+}
+
+void meters_packed(struct meters *m, enum packed_event event)
+{
+    metric_add(m->packed[event], 1);
 }
 
 void meters_noted(struct meters *m, uint32_t messages, bool told)

@@ -21,6 +21,9 @@ void meters_beat(struct meters *m, const struct mbox_core *c); /* a few times a 
 void meters_delivered(struct meters *m, uint64_t ns);
 void meters_waited(struct meters *m, uint64_t ns);
 void meters_committed(struct meters *m, uint64_t ns, bool ok);
+/* Payloads on the wire as lz4 blocks. */
+enum packed_event { PACKED_TAKEN, PACKED_GIVEN, PACKED_REFUSED, PACKED_EVENTS };
+void meters_packed(struct meters *m, enum packed_event event);
 void meters_noted(struct meters *m, uint32_t messages, bool told);
 /* Counted with flow_add; good until the next meters_beat. */
 struct flow *meters_flow(struct meters *m, const char *tenant, const char *workflow,

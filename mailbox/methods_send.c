@@ -2,6 +2,8 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/lz4_payload.h"
+#include "common/rpc.h"
 #include "proto/mailbox.pb-c.h"
 #include "mailbox/door.h"
 #include "mailbox/meters.h"
@@ -9,6 +11,78 @@
 
 /* Names in one answer: with ids of 256 bytes it still fits a frame. */
 #define NAMES_MAX 12288u
+
+/* Payloads of one call, unpacked: no more than a frame could bring raw. */
+#define UNPACKED_MAX RPC_NNG_FRAME_MAX
+/* And of one peer in one turn of the loop, whatever number of calls it packs into its frames. */
+#define UNPACKED_TURN_MAX (64u << 20)
+
+/* ---- compressed payloads ---- */
+
+/*
+ * What messages claim about compressed payloads, before any memory is taken for them; one without
+ * is left zeroed, as is one that is too large. ERR_TOO_LARGE, ERR_BUSY: the whole call.
+ */
+static enum err payloads_claim(const struct call *c, const Slipstream__V1__SendRequest *r,
+                               struct packed *payloads, enum err *status)
+{
+    uint64_t max = c->s->conf->mailbox.max_payload_bytes, total = 0;
+    struct peer *p = c->peer;
+    size_t i;
+
+    for (i = 0; i < r->n_messages; i++) {
+        const Slipstream__V1__Message *m = r->messages[i];
+        enum err e;
+
+        payloads[i] = (struct packed){.is_packed = false};
+        if (status[i] != ERR_OK || m->raw_len == 0)
+            continue;
+        e = payload_claim(m->payload.data, m->payload.len, m->raw_len, max, &payloads[i]);
+        if (e == ERR_OK)
+            total += m->raw_len;
+        else
+            meters_packed(c->s->meters, PACKED_REFUSED);
+        if (e == ERR_PACKED)
+            status[i] = e;
+    }
+    if (total > UNPACKED_MAX)
+        return ERR_TOO_LARGE;
+    if (p->unpacked_turn != c->s->turns)
+        p->unpacked = 0;
+    p->unpacked_turn = c->s->turns;
+    p->unpacked += total;
+    buf_clear(&c->s->unpacked);
+    buf_reserve(&c->s->unpacked, total + 1); /* so that it does not move any more */
+    return p->unpacked > UNPACKED_TURN_MAX ? ERR_BUSY : ERR_OK;
+}
+
+/* ERR_PACKED, ERR_JSON. A compressed payload that is too large goes on as a length and nothing
+ * else: the core refuses it as it refuses a raw one. */
+static enum err payload_take(const struct call *c, const Slipstream__V1__Message *m,
+                             const struct packed *p, struct mbox_draft *d)
+{
+    struct buf *to = &c->s->unpacked;
+
+    if (m->raw_len == 0) {
+        d->payload = m->payload.data;
+        d->payload_len = m->payload.len;
+        return door_check_payload(d->payload, d->payload_len);
+    }
+    d->payload_len = m->raw_len;
+    if (!p->is_packed)
+        return ERR_OK;
+    d->payload = to->base + to->len;
+    d->block = p->bytes;
+    d->block_len = p->len;
+    if (payload_unpack(p, to) != ERR_OK) {
+        meters_packed(c->s->meters, PACKED_REFUSED);
+        return ERR_PACKED;
+    }
+    meters_packed(c->s->meters, PACKED_TAKEN);
+    return door_check_payload(d->payload, d->payload_len);
+}
+
+/* ---- sending ---- */
 
 static struct mbox_draft draft_of(const Slipstream__V1__Message *m)
 {
@@ -23,8 +97,6 @@ static struct mbox_draft draft_of(const Slipstream__V1__Message *m)
         .priority = m->priority,
         .ttl_ms = m->ttl_ms,
         .delay_ms = m->delay_ms,
-        .payload = m->payload.data,
-        .payload_len = m->payload.len,
     };
 }
 
@@ -128,11 +200,29 @@ static bool dies_unseen(const struct call *c, const Slipstream__V1__SendRequest 
     return m->delay_ms >= ttl_ms;
 }
 
+/* Of those messages that nothing was found against; returns how many. */
+static size_t drafts_make(const struct call *c, const Slipstream__V1__SendRequest *r,
+                          const struct packed *payloads, enum err *status,
+                          struct mbox_draft *drafts)
+{
+    size_t n = 0, i;
+
+    for (i = 0; i < r->n_messages; i++) {
+        if (status[i] != ERR_OK)
+            continue;
+        drafts[n] = draft_of(r->messages[i]);
+        status[i] = payload_take(c, r->messages[i], &payloads[i], &drafts[n]);
+        n += status[i] == ERR_OK;
+    }
+    return n;
+}
+
 void method_send(const struct call *c, const void *request)
 {
     const Slipstream__V1__SendRequest *r = request;
     struct mbox_event e = {.kind = MBOX_SEND};
     struct mbox_draft *drafts;
+    struct packed *payloads;
     enum err *status, err = may_send(c->s, r);
     size_t i;
 
@@ -142,14 +232,19 @@ void method_send(const struct call *c, const void *request)
     }
     drafts = region_get(&c->s->request, r->n_messages * sizeof(*drafts));
     status = region_get(&c->s->request, r->n_messages * sizeof(*status));
-    e.send.drafts = drafts;
+    payloads = region_get(&c->s->request, r->n_messages * sizeof(*payloads));
     for (i = 0; i < r->n_messages; i++) {
         status[i] = door_check_message(r->messages[i]);
         if (status[i] == ERR_OK && dies_unseen(c, r, r->messages[i]))
             status[i] = ERR_VALUE;
-        if (status[i] == ERR_OK)
-            drafts[e.send.draft_count++] = draft_of(r->messages[i]);
     }
+    err = payloads_claim(c, r, payloads, status);
+    if (err != ERR_OK) {
+        call_refuse(c, err);
+        return;
+    }
+    e.send.drafts = drafts;
+    e.send.draft_count = drafts_make(c, r, payloads, status, drafts);
     e.send.tenant = call_tenant(c, r->tenant);
     e.send.workflow = r->workflow_id;
     e.send.agents = (const char *const *)r->agents;

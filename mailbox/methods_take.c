@@ -12,7 +12,7 @@ static uint64_t max_lease_ms(const struct call *c)
 }
 
 /* Answers of receives do not wait for the commit: what they hand out was committed before. */
-static void give(const struct call *c, const struct mbox_event *e, bool hands_out)
+static void give(const struct call *c, const struct mbox_event *e, bool lz4, bool hands_out)
 {
     const struct mbox_action *a = call_step(c, e);
     Slipstream__V1__ReceiveReply reply;
@@ -21,7 +21,7 @@ static void give(const struct call *c, const struct mbox_event *e, bool hands_ou
     if (a->err != ERR_OK) {
         call_refuse(c, a->err);
     } else {
-        answer_fill(c->s, a, &reply);
+        answer_fill(c->s, a, lz4, &reply);
         err = rpc_reply(c->s->rpc, c->token, ERR_OK, &reply.base);
         if (hands_out)
             answer_given(c->s, a, e->peer, err);
@@ -47,9 +47,10 @@ void method_receive(const struct call *c, const void *request)
     e.receive.type_count = r->n_types;
     e.receive.peek = r->peek;
     e.receive.settle = r->settle;
+    e.receive.lz4 = r->lz4;
     e.receive.lease_ms = r->lease_ms;
     e.receive.resume_after = r->resume_after;
-    give(c, &e, !r->peek);
+    give(c, &e, r->lz4, !r->peek);
 }
 
 void method_list_dead(const struct call *c, const void *request)
@@ -65,7 +66,7 @@ void method_list_dead(const struct call *c, const void *request)
     e.dead.box = (struct mbox_key){call_tenant(c, r->tenant), r->workflow_id, r->agent_id};
     e.dead.max = r->max;
     e.dead.after = r->after;
-    give(c, &e, false);
+    give(c, &e, r->lz4, false);
 }
 
 /* A step whose reply is its status alone. */

@@ -167,6 +167,8 @@ static void record_fill(struct mbox_core *c, const struct mbox_event *e, const s
         .ttl_ms = ttl_ms < UINT32_MAX ? ttl_ms : UINT32_MAX,
         .payload = d->payload,
         .payload_len = d->payload_len,
+        .block = d->block,
+        .block_len = d->block_len,
         .copy_count = c->target_count,
     };
 }

@@ -40,6 +40,7 @@ static void info_pack(const struct server *s, uint8_t **info, size_t *len)
     Slipstream__V1__MailboxInfo m = SLIPSTREAM__V1__MAILBOX_INFO__INIT;
 
     m.max_payload_bytes = (uint32_t)s->conf->mailbox.max_payload_bytes;
+    m.compress_bytes = s->conf->mailbox.compress_bytes;
     *info = malloc(slipstream__v1__mailbox_info__get_packed_size(&m) + 1);
     must(*info != NULL);
     *len = slipstream__v1__mailbox_info__pack(&m, *info);
@@ -158,6 +159,7 @@ static void on_turn_end(void *arg)
     struct server *s = arg;
     uint64_t next;
 
+    s->turns++;
     turn_end(&s->turn);
     next = mbox_next_deadline(s->core);
     if (next == UINT64_MAX)
@@ -405,6 +407,7 @@ static void server_close(struct server *s)
     free(s->due);
     turn_fini(&s->turn);
     region_fini(&s->request);
+    buf_fini(&s->unpacked);
     free(s->hot.base);
     if (s->loop != NULL)
         loop_free(s->loop);

@@ -24,6 +24,8 @@ struct peer {
     struct rpc_peer *rpc;
     bool worker;  /* names the tenant in each call */
     char *tenant; /* of everybody else */
+    /* Compressed payloads of this peer in that turn, unpacked. */
+    uint64_t unpacked, unpacked_turn;
 };
 
 /* A hand-over that ended inside of a step and waits for the core to hear of it. */
@@ -49,12 +51,13 @@ struct server {
     struct notes *notes;
     struct answer_scratch *scratch;
     struct arena hot;      /* what the call under way was unpacked into, where it fits */
-    struct region request; /* and everything else that lives as long as the call */
+    struct region request; /* and everything else that lives as long as the call, but for */
+    struct buf unpacked;   /* its payloads that came compressed */
     struct turn turn;
     struct settle_due *due;
     size_t due_len, due_cap;
     struct hash peers;
-    uint64_t next_peer;
+    uint64_t next_peer, turns;
     uint64_t start_ns;
     struct timer core_timer, beat_timer, drain_timer;
     bool draining, leaving; /* leaving: nothing is owed to anybody */
@@ -78,9 +81,10 @@ void reload_compare(const struct conf *old, const struct conf *new);
 /* answer.c */
 struct answer_scratch *answer_scratch_new(void);
 void answer_scratch_free(struct answer_scratch *a);
-/* What a RECEIVE, PEEK or DEAD brought, into r: good until the next step or answer. */
+/* What a RECEIVE, PEEK or DEAD brought, into r: good until the next step or answer. lz4: payloads
+ * that are stored compressed are given as they are. */
 struct Slipstream__V1__ReceiveReply;
-void answer_fill(struct server *s, const struct mbox_action *a,
+void answer_fill(struct server *s, const struct mbox_action *a, bool lz4,
                  struct Slipstream__V1__ReceiveReply *r);
 /* After that answer went to the channel (ERR_OK), or did not. */
 void answer_given(struct server *s, const struct mbox_action *a, uint64_t peer, enum err e);

@@ -47,6 +47,10 @@ struct mbox_record {
     size_t payload_len;
     const struct mbox_copy_record *copies; /* at least one */
     size_t copy_count;
+    /* The payload as one lz4 block that is smaller, as it came: a store that would compress it
+     * keeps that. NULL: none came. */
+    const void *block;
+    size_t block_len;
 };
 
 /* The answer to a request with an idempotency key. answer: the core's own bytes. */
@@ -81,6 +85,8 @@ struct mbox_store_ops {
                        size_t *stored);
     /* Appends the payload as it came. ERR_NOT_FOUND: no such ref; ERR_IO: it is damaged. */
     enum err (*get)(struct mbox_store *s, uint64_t ref, struct buf *out);
+    /* The same as it is stored: raw_len 0: the payload; else an lz4 block of so many bytes. */
+    enum err (*get_stored)(struct mbox_store *s, uint64_t ref, struct buf *out, uint32_t *raw_len);
     /* Attempts, due time, death or keeping of one copy have changed. */
     void (*mark)(struct mbox_store *s, uint64_t ref, const struct mbox_copy_record *copy);
     /* One copy has left; with the last one the message goes, and ref with it. */

@@ -55,7 +55,7 @@ static enum err memory_append(struct mbox_store *s, const struct mbox_record *r,
     struct memory *m = memory_of(s);
     struct packed packed;
     struct item *item;
-    enum err e = payload_pack(&m->packer, r->payload, r->payload_len, &packed);
+    enum err e = payload_keep(&m->packer, r, &packed);
 
     if (e != ERR_OK)
         return e;
@@ -80,6 +80,19 @@ static enum err memory_get(struct mbox_store *s, uint64_t ref, struct buf *out)
         return ERR_NOT_FOUND;
     packed = payload_at_rest(item->bytes, item->slot.word);
     return payload_unpack(&packed, out);
+}
+
+static enum err memory_get_stored(struct mbox_store *s, uint64_t ref, struct buf *out,
+                                  uint32_t *raw_len)
+{
+    const struct item *item = refs_find(&memory_of(s)->refs, ref);
+    struct packed packed;
+
+    if (item == NULL)
+        return ERR_NOT_FOUND;
+    packed = payload_at_rest(item->bytes, item->slot.word);
+    payload_give(&packed, out, raw_len);
+    return ERR_OK;
 }
 
 static void memory_remove(struct mbox_store *s, uint64_t ref, uint64_t copy, bool last)
@@ -182,6 +195,7 @@ struct mbox_store *store_memory_open(size_t compress_bytes)
         .name = "memory",
         .append = memory_append,
         .get = memory_get,
+        .get_stored = memory_get_stored,
         .mark = memory_mark,
         .remove = memory_remove,
         .remember = memory_remember,

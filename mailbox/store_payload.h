@@ -2,33 +2,16 @@
 #ifndef SLIP_MAILBOX_STORE_PAYLOAD_H
 #define SLIP_MAILBOX_STORE_PAYLOAD_H
 
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
-#include "common/buf.h"
-#include "common/err.h"
+#include "common/lz4_payload.h"
+#include "mailbox/store.h"
 
-/* Payloads as stores keep them: from compress_from bytes on compressed with lz4, raw where that
- * does not make them smaller. */
-struct packer {
-    size_t compress_from;
-    char *scratch;
-    size_t scratch_len;
-};
-
-/* How a payload is kept: len bytes, which stand for raw_len. */
-struct packed {
-    const char *bytes; /* borrowed: of the packer until its next call, or of the caller */
-    uint32_t len, raw_len;
-    bool is_packed;
-};
-
-/* ERR_TOO_LARGE: more than MBOX_PAYLOAD_MAX. */
-enum err payload_pack(struct packer *p, const void *payload, size_t len, struct packed *out);
-/* Appends the payload as it came. ERR_IO: these bytes are not a payload of raw_len. */
-enum err payload_unpack(const struct packed *p, struct buf *out);
-void packer_fini(struct packer *p);
+/* How a store keeps the payload of r: as the block that came with it where it compresses payloads
+ * of this size at all, else as p makes it. ERR_TOO_LARGE: more than MBOX_PAYLOAD_MAX. */
+enum err payload_keep(struct packer *p, const struct mbox_record *r, struct packed *out);
+/* Appends what is kept as it is; raw_len: 0 where it is the payload itself. */
+void payload_give(const struct packed *p, struct buf *out, uint32_t *raw_len);
 
 /*
  * A packed payload at rest in memory: its bytes, before which, where it is packed, stands the raw

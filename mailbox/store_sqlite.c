@@ -24,7 +24,7 @@ static enum err sqlite_append(struct mbox_store *store, const struct mbox_record
     struct sqlite_store *s = sqlite_store_of(store);
     struct packed packed;
     struct item *item;
-    enum err e = payload_pack(&s->packer, r->payload, r->payload_len, &packed);
+    enum err e = payload_keep(&s->packer, r, &packed);
 
     if (e != ERR_OK)
         return e;
@@ -51,9 +51,9 @@ static enum err sqlite_append(struct mbox_store *store, const struct mbox_record
     return ERR_OK;
 }
 
-static enum err sqlite_get(struct mbox_store *store, uint64_t ref, struct buf *out)
+/* raw_len NULL: the payload itself. */
+static enum err item_get(struct sqlite_store *s, uint64_t ref, struct buf *out, uint32_t *raw_len)
 {
-    struct sqlite_store *s = sqlite_store_of(store);
     const struct item *item = refs_find(&s->refs, ref);
     struct packed packed;
 
@@ -62,9 +62,23 @@ static enum err sqlite_get(struct mbox_store *store, uint64_t ref, struct buf *o
     if (fault_hits(FAULT_store_unreadable))
         return ERR_IO;
     if (item->bytes == NULL && (item->slot.word & REST_LEN) != 0)
-        return store_sqlite_load(s, item, out);
+        return store_sqlite_load(s, item, out, raw_len);
     packed = payload_at_rest(item->bytes, item->slot.word);
-    return payload_unpack(&packed, out);
+    if (raw_len == NULL)
+        return payload_unpack(&packed, out);
+    payload_give(&packed, out, raw_len);
+    return ERR_OK;
+}
+
+static enum err sqlite_get(struct mbox_store *store, uint64_t ref, struct buf *out)
+{
+    return item_get(sqlite_store_of(store), ref, out, NULL);
+}
+
+static enum err sqlite_get_stored(struct mbox_store *store, uint64_t ref, struct buf *out,
+                                  uint32_t *raw_len)
+{
+    return item_get(sqlite_store_of(store), ref, out, raw_len);
 }
 
 static void sqlite_mark(struct mbox_store *store, uint64_t ref, const struct mbox_copy_record *copy)
@@ -189,6 +203,7 @@ const struct mbox_store_ops store_sqlite_ops = {
     .name = "sqlite",
     .append = sqlite_append,
     .get = sqlite_get,
+    .get_stored = sqlite_get_stored,
     .mark = sqlite_mark,
     .remove = sqlite_remove,
     .remember = sqlite_remember,

@@ -133,8 +133,10 @@ uint64_t copy_sum(uint64_t row, uint64_t id, const char *agent, size_t len);
 /* texts: tenant, workflow, key and the answer, one behind the other. */
 uint64_t answer_sum(uint64_t id, const char *texts, const uint32_t len[4],
                     const uint64_t body_hash[2], uint64_t expires_ms);
-/* Appends the payload of an item whose bytes are in the file only. */
-enum err store_sqlite_load(struct sqlite_store *s, const struct item *item, struct buf *out);
+/* Appends the payload of an item whose bytes are in the file only; raw_len: as in get_stored, NULL:
+ * as in get. */
+enum err store_sqlite_load(struct sqlite_store *s, const struct item *item, struct buf *out,
+                           uint32_t *raw_len);
 enum err store_sqlite_scan(struct sqlite_store *s, const struct mbox_scan *calls);
 
 #endif

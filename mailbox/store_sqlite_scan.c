@@ -113,16 +113,22 @@ static const char *payload_read(struct sqlite_store *s, const struct item *item,
     return NULL;
 }
 
-enum err store_sqlite_load(struct sqlite_store *s, const struct item *item, struct buf *out)
+enum err store_sqlite_load(struct sqlite_store *s, const struct item *item, struct buf *out,
+                           uint32_t *raw_len)
 {
     struct packed p;
     const char *why;
-    enum err e;
+    enum err e = ERR_OK;
 
     if (s->db == NULL)
         return ERR_IO;
     why = payload_read(s, item, &p);
-    e = why == NULL ? payload_unpack(&p, out) : read_failed(s, item->row, why);
+    if (why != NULL)
+        e = read_failed(s, item->row, why);
+    else if (raw_len != NULL)
+        payload_give(&p, out, raw_len);
+    else
+        e = payload_unpack(&p, out);
     sqlite3_reset(s->statements[ST_payload]);
     return e;
 }
@@ -254,10 +260,12 @@ static bool message_read(struct reader *r, struct mbox_record *out, uint64_t *ro
     numbers[2] = out->ttl_ms;
     if (head_sum(*row, &t, numbers) != (uint32_t)sqlite3_column_int64(st, COL_SUM))
         return false;
-    *out = (struct mbox_record){
-        t.text[0], t.text[1],          t.text[2],  t.text[3],  t.text[4], t.text[5], t.text[6],
-        t.text[7], (uint32_t)priority, numbers[1], numbers[2], NULL,      raw_len,   NULL,
-        0};
+    *out = (struct mbox_record){t.text[0],  t.text[1],  t.text[2],
+                                t.text[3],  t.text[4],  t.text[5],
+                                t.text[6],  t.text[7],  (uint32_t)priority,
+                                numbers[1], numbers[2], NULL,
+                                raw_len,    NULL,       0,
+                                NULL,       0};
     *word = (uint32_t)stored | (is_packed ? REST_PACKED : 0);
     return true;
 }

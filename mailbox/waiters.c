@@ -58,6 +58,7 @@ static struct mbox_action *poll_end(struct mbox_core *c, const struct waiter *w)
     a->peer = w->reader->hash.key;
     a->poll = w->poll;
     a->settle = w->settle;
+    a->lz4 = w->lz4;
     a->waited_ns = c->now_ns - w->since_ns;
     return a;
 }
@@ -115,6 +116,7 @@ enum err waiter_park(struct box *b, const struct mbox_event *e, struct waiter *b
     w->max = e->receive.max;
     w->lease_ms = e->receive.lease_ms;
     w->settle = e->receive.settle;
+    w->lz4 = e->receive.lz4;
     w->since_ns = before != NULL ? before->since_ns : c->now_ns;
     list_insert(before != NULL && before->box == b ? &before->in_box : &b->waiters, &w->in_box);
     list_push(&c->all_waiters, &w->in_all);

@@ -48,12 +48,12 @@ static void reply_show(const uint8_t *data, size_t size)
     struct mail_reply reply;
     struct mail_view m;
     struct buf b = {0};
+    size_t at;
 
     if (mail_reply_read(data, size, &reply))
         while (mail_reply_next(&reply, &m)) {
             buf_clear(&b);
-            mail_show_event(&b, &m);
-            mail_show(&b, &m, false);
+            must(mail_show_event(&b, &m, &at) == mail_show(&b, &m, false));
         }
     buf_fini(&b);
 }

@@ -52,8 +52,8 @@ static enum err append(struct mbox_store *s, uint64_t id, size_t copies, uint64_
 {
     const struct mbox_copy_record c[2] = {{.id = id, .agent = "ann"},
                                           {.id = id + 1, .agent = "bob"}};
-    struct mbox_record r = {"t", "w", "m", "s",         "y",    "c", "r",   "g",
-                            1,   2,   3,   payload + 8, id * 7, c,   copies};
+    struct mbox_record r = {"t", "w", "m",         "s",    "y", "c",    "r",  "g", 1,
+                            2,   3,   payload + 8, id * 7, c,   copies, NULL, 0};
     size_t stored;
 
     return s->ops->append(s, &r, ref, &stored);

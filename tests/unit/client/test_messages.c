@@ -16,6 +16,7 @@
 #include "client/client.h"
 #include "common/buf.h"
 #include "common/clock.h"
+#include "common/lz4_payload.h"
 
 /*
  * The library against a scripted mailbox in the same process: on the test's own thread where calls
@@ -39,8 +40,11 @@ static struct {
     uint64_t delivery; /* of the next receive; 0: the reader need not settle */
     unsigned messages; /* in an answer */
     const char *receipt;
-    unsigned receives_left; /* beyond: empty answers */
-    uint64_t poll;          /* last one named */
+    unsigned receives_left;  /* beyond: empty answers */
+    uint32_t compress_bytes; /* told in the hello */
+    const char *block;       /* payload of answers, with its length and raw length */
+    uint32_t block_len, raw_len;
+    uint64_t poll; /* last one named */
     unsigned parked, unparks, sends;
     struct rpc_peer *peer;
     Slipstream__V1__SendRequest *send; /* the last */
@@ -51,8 +55,13 @@ static struct buf seen;
 static enum err on_hello(void *arg, struct rpc_peer *peer, const char *name, const char *key,
                          uint8_t **info, size_t *info_len, const char **reason)
 {
-    (void)arg, (void)name, (void)key, (void)info, (void)info_len, (void)reason;
+    Slipstream__V1__MailboxInfo m = SLIPSTREAM__V1__MAILBOX_INFO__INIT;
+
+    (void)arg, (void)name, (void)key, (void)reason;
     box.peer = peer;
+    m.compress_bytes = box.compress_bytes;
+    *info = malloc(16);
+    *info_len = slipstream__v1__mailbox_info__pack(&m, *info);
     return ERR_OK;
 }
 
@@ -77,6 +86,11 @@ static void messages_answer(uint64_t token, uint64_t poll)
         m[i].message_type = unconst("task");
         m[i].payload.data = (uint8_t *)payload;
         m[i].payload.len = i == 7 ? 0 : strlen(payload);
+        if (box.block != NULL) {
+            m[i].payload.data = (uint8_t *)unconst(box.block);
+            m[i].payload.len = box.block_len;
+            m[i].raw_len = box.raw_len;
+        }
         m[i].correlation_id = unconst("c");
         m[i].reply_to = unconst("from");
         m[i].group = unconst("g");
@@ -526,6 +540,127 @@ static void every_part_of_a_message_comes_back(void **state)
     slipstream_free(list);
 }
 
+/* The mailbox says from where on; what does not shrink, or is small, goes as it is. */
+static void large_payloads_go_compressed_where_the_mailbox_can(void **state)
+{
+    static char text[5000], raw[5000];
+    struct slipstream_message m[3] = {small, small, small};
+    struct slipstream_sent_list *sent;
+    const Slipstream__V1__Message *got;
+    unsigned told, i;
+
+    (void)state;
+    memset(text, '1', sizeof(text));
+    m[1].payload = text;
+    m[1].payload_len = 5000;
+    m[2].payload = text;
+    m[2].payload_len = 4095;
+    for (told = 0; told < 2; told++) {
+        box.compress_bytes = told * 4096;
+        serve_start();
+        /* The first one waits for the link, so nobody knows yet. */
+        for (i = 0; i < 2; i++) {
+            assert_int_equal(slipstream_send(s, &to_w, m, 3, &sent), 0);
+            slipstream_free(sent);
+        }
+        serve_end();
+        got = box.send->messages[1];
+        assert_int_equal(got->raw_len, told * 5000);
+        if (told) {
+            struct packed p;
+
+            assert_true(got->payload.len < 100);
+            assert_int_equal(payload_claim(got->payload.data, got->payload.len, 5000, 5000, &p),
+                             ERR_OK);
+            assert_true(payload_unpack_to(&p, raw));
+            assert_memory_equal(raw, text, 5000);
+        } else {
+            assert_int_equal(got->payload.len, 5000);
+        }
+        assert_int_equal(box.send->messages[0]->raw_len, 0);
+        assert_int_equal(box.send->messages[2]->raw_len, 0);
+        assert_int_equal(box.send->messages[2]->payload.len, 4095);
+        slipstream_close(s);
+        open_handle(20000);
+    }
+}
+
+static void a_handle_that_is_uncompressed_neither_sends_nor_wants_blocks(void **state)
+{
+    const struct slipstream_options o = {.mailbox_url = url, .uncompressed = true};
+    static char text[5000];
+    struct slipstream_message m = small;
+    struct slipstream_sent_list *sent;
+    struct slipstream_messages *list;
+
+    (void)state;
+    memset(text, '1', sizeof(text));
+    m.payload = text;
+    m.payload_len = 5000;
+    box.compress_bytes = 64;
+    slipstream_close(s);
+    assert_int_equal(slipstream_open(&o, &s), 0);
+    serve_start();
+    assert_int_equal(slipstream_receive(s, &from_a, &list), 0);
+    assert_int_equal(slipstream_send(s, &to_w, &m, 1, &sent), 0);
+    serve_end();
+    assert_false(box.receive->lz4);
+    assert_int_equal(box.send->messages[0]->raw_len, 0);
+    slipstream_free(list);
+    slipstream_free(sent);
+}
+
+static void a_compressed_payload_comes_back_as_it_was(void **state)
+{
+    char text[5000], block[5000];
+    struct slipstream_messages *list;
+
+    (void)state;
+    memset(text, '1', sizeof(text));
+    box.block = block;
+    box.block_len = (uint32_t)payload_block(text, 5000, block);
+    box.raw_len = 5000;
+    box.messages = 3;
+    serve_start();
+    assert_int_equal(slipstream_receive(s, &from_a, &list), 0);
+    assert_true(box.receive->lz4);
+    assert_int_equal(list->count, 3);
+    assert_int_equal(list->items[2].payload_len, 5000);
+    assert_memory_equal(list->items[2].payload, text, 5000);
+    assert_int_equal(list->items[2].payload[5000], 0);
+    slipstream_free(list);
+    assert_int_equal(slipstream_dead_letters(s, "w", "a", 1, NULL, &list), 0);
+    serve_end();
+    assert_memory_equal(list->items[0].payload, text, 5000);
+    slipstream_free(list);
+}
+
+/* Told, given back, and asked for uncompressed from then on: the mailbox finds out which it is. */
+static void a_damaged_block_goes_back_and_the_next_are_asked_for_raw(void **state)
+{
+    static const uint32_t lies[] = {4999, UINT32_MAX};
+    char text[5000], block[5000];
+    unsigned i;
+
+    (void)state;
+    memset(text, '1', sizeof(text));
+    box.block = block;
+    box.block_len = (uint32_t)payload_block(text, 5000, block);
+    box.delivery = 5;
+    for (i = 0; i < 2; i++) {
+        box.raw_len = lies[i];
+        assert_int_equal(slipstream_receive_start(s, &from_a, on_done, NULL, NULL), 0);
+        TURN_UNTIL(ended.count == 1 && strstr(story(), "settle") != NULL);
+        assert_int_equal(ended.error, ERR_PROTO);
+        assert_non_null(strstr(ended.text, "compressed"));
+        assert_string_equal(story(), "receive:a settle:5- ");
+        assert_int_equal(box.receive->lz4, i == 0);
+        forget();
+        buf_clear(&seen);
+        buf_adds(&seen, "");
+    }
+}
+
 static void a_blocking_receive_returns_when_the_mailbox_knows_that_it_arrived(void **state)
 {
     struct slipstream_messages *list;
@@ -943,6 +1078,10 @@ int main(void)
         MAIL_TEST(calls_started_together_arrive_in_order_and_each_ends_once),
         MAIL_TEST(every_part_of_a_message_goes_there),
         MAIL_TEST(every_part_of_a_message_comes_back),
+        MAIL_TEST(large_payloads_go_compressed_where_the_mailbox_can),
+        MAIL_TEST(a_handle_that_is_uncompressed_neither_sends_nor_wants_blocks),
+        MAIL_TEST(a_compressed_payload_comes_back_as_it_was),
+        MAIL_TEST(a_damaged_block_goes_back_and_the_next_are_asked_for_raw),
         MAIL_TEST(a_blocking_receive_returns_when_the_mailbox_knows_that_it_arrived),
         MAIL_TEST(a_lease_without_a_wait_is_one_call),
         MAIL_TEST(messages_are_settled_one_by_one),

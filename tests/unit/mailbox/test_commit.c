@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "common/lz4_payload.h"
 #include "tests/unit/mailbox/durable.h"
 
 /* What a send promises holds with the commit; idempotency keys. */
@@ -282,6 +283,43 @@ static void a_bulk_answer_is_given_again_message_by_message(void **state)
     fixture_free(f);
 }
 
+/* What decides is the payload, not how it travelled; also where it is too large to be looked at. */
+static void a_repeat_is_one_whether_it_comes_compressed_or_not(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    struct mbox_draft d[] = {
+        {.source = "s", .target = "a", .type = "t", .payload_len = 1000},
+        {.source = "s", .target = "a", .type = "t", .payload_len = 5000},
+    };
+    char text[5000], block[1000];
+    struct mbox_event e = {.kind = MBOX_SEND};
+
+    (void)state;
+    memset(text, '1', sizeof(text));
+    d[0].payload = text;
+    d[1].payload = text;
+    e.send.tenant = "t";
+    e.send.workflow = "w";
+    e.send.drafts = d;
+    e.send.draft_count = 2;
+    e.send.idempotency_key = "k";
+    step(f, &e);
+    commit(f, true);
+    d[0].block = block;
+    d[0].block_len = payload_block(text, 1000, block);
+    d[1].payload = NULL;
+    step(f, &e);
+    assert_int_equal(f->out.len, 2);
+    assert_true(f->out.items[0].replayed);
+    assert_int_equal(f->out.items[0].err, ERR_OK);
+    assert_int_equal(f->out.items[1].err, ERR_TOO_LARGE);
+    text[999] = '2';
+    step(f, &e);
+    assert_int_equal(reply(f)->err, ERR_IDEMPOTENCY);
+    assert_int_equal(totals(f).queued, 1);
+    fixture_free(f);
+}
+
 static void a_huge_answer_is_remembered_without_its_targets(void **state)
 {
     static char names[20][240];
@@ -385,6 +423,7 @@ int main(void)
         cmocka_unit_test(a_request_in_which_nothing_was_taken_is_tried_again),
         cmocka_unit_test(a_key_goes_with_the_failed_commit_of_its_messages),
         cmocka_unit_test(a_bulk_answer_is_given_again_message_by_message),
+        cmocka_unit_test(a_repeat_is_one_whether_it_comes_compressed_or_not),
         cmocka_unit_test(a_huge_answer_is_remembered_without_its_targets),
         cmocka_unit_test(keys_never_take_the_room_of_messages),
         cmocka_unit_test(the_oldest_keys_give_way),

@@ -56,15 +56,12 @@ static void what_is_cut_off_or_no_field_is_refused(void **state)
 static Slipstream__V1__Message good_message(void)
 {
     static char me[] = "me", you[] = "you", type[] = "task";
-    static uint8_t payload[] = "{}";
     Slipstream__V1__Message m;
 
     slipstream__v1__message__init(&m);
     m.source_agent = me;
     m.target_agent = you;
     m.message_type = type;
-    m.payload.data = payload;
-    m.payload.len = 2;
     return m;
 }
 
@@ -85,11 +82,10 @@ static void a_message_needs_its_parts_in_good_shape(void **state)
     m = good_message();
     m.correlation_id = control;
     assert_int_equal(door_check_message(&m), ERR_ID);
-    m = good_message();
-    m.payload.len = 1;
-    assert_int_equal(door_check_message(&m), ERR_JSON);
-    m.payload.len = 0;
-    assert_int_equal(door_check_message(&m), ERR_JSON);
+    assert_int_equal(door_check_payload("{}", 2), ERR_OK);
+    assert_int_equal(door_check_payload("{}", 1), ERR_JSON);
+    assert_int_equal(door_check_payload("{}", 0), ERR_JSON);
+    assert_int_equal(door_check_payload(NULL, 0), ERR_JSON);
 }
 
 static void a_request_keeps_its_limits(void **state)

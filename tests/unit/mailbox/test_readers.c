@@ -23,6 +23,31 @@ static void a_parked_reader_gets_the_next_message(void **state)
     fixture_free(f);
 }
 
+static void a_parked_reader_is_remembered_for_what_it_can_unpack(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    struct mbox_event e = {.kind = MBOX_RECEIVE, .peer = 1};
+    uint64_t poll;
+
+    (void)state;
+    for (poll = 1; poll <= 2; poll++) {
+        e.receive.box = (struct mbox_key){"t", "w", "a"};
+        e.receive.wait_ms = 1000;
+        e.receive.max = 1;
+        e.receive.poll = poll;
+        e.receive.lz4 = poll == 2;
+        step(f, &e);
+        assert_true(reply(f)->parked);
+        assert_int_equal(reply(f)->lz4, poll == 2);
+    }
+    for (poll = 1; poll <= 2; poll++) {
+        send_to(f, "a", "1");
+        assert_int_equal(poll_end(f, 0)->poll, poll);
+        assert_int_equal(poll_end(f, 0)->lz4, poll == 2);
+    }
+    fixture_free(f);
+}
+
 static void parked_readers_are_served_first_come_first_served(void **state)
 {
     struct fixture *f = fixture_new(fixture_limits());
@@ -307,6 +332,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_parked_reader_gets_the_next_message),
+        cmocka_unit_test(a_parked_reader_is_remembered_for_what_it_can_unpack),
         cmocka_unit_test(parked_readers_are_served_first_come_first_served),
         cmocka_unit_test(a_parked_reader_ends_empty_at_its_deadline),
         cmocka_unit_test(a_parked_reader_can_leave),

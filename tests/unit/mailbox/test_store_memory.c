@@ -12,6 +12,7 @@
 
 #include "common/fault.h"
 #include "mailbox/store.h"
+#include "tests/unit/mailbox/blocks.h"
 
 static enum err put(struct mbox_store *s, const void *payload, size_t len, uint64_t *ref,
                     size_t *stored)
@@ -65,6 +66,17 @@ static void payloads_come_back_byte_for_byte(void **state)
     check_round_trip(s, bytes[0], 9000, ids[0]);
     check_round_trip(s, bytes[1], 9000, ids[1]);
     check_round_trip(s, bytes[2], 4095, ids[2]);
+    s->ops->close(s);
+}
+
+static void a_block_is_kept_as_it_came_and_given_as_it_is(void **state)
+{
+    struct mbox_store *s = store_memory_open(4096);
+    uint64_t refs[4];
+
+    (void)state;
+    check_blocks(s, 1, refs);
+    check_stored(s, refs);
     s->ops->close(s);
 }
 
@@ -218,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(payloads_come_back_byte_for_byte),
+        cmocka_unit_test(a_block_is_kept_as_it_came_and_given_as_it_is),
         cmocka_unit_test(a_dropped_id_finds_nothing_even_when_its_slot_is_used_again),
         cmocka_unit_test(a_payload_beyond_the_ceiling_is_refused),
         cmocka_unit_test(a_full_store_says_so_and_keeps_nothing),

@@ -23,6 +23,7 @@
 #include "common/fault.h"
 #include "common/must.h"
 #include "mailbox/store.h"
+#include "tests/unit/mailbox/blocks.h"
 
 /* ---- a folder of its own, and what a scan finds ---- */
 
@@ -1205,6 +1206,34 @@ static void messages_are_readable_by_their_owner_only(void **state)
     assert_int_equal(st.st_mode & 0777, 0600);
 }
 
+/* Before the commit, from the cache, from the file, and after a restart. */
+static void a_block_is_kept_as_it_came_and_given_as_it_is(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t refs[4];
+    size_t i, round;
+
+    for (round = 0; round < 2; round++) {
+        f->conf.cache_bytes = round == 0 ? 1u << 20 : 0;
+        open_store(f);
+        check_blocks(f->s, 1, refs);
+        check_stored(f->s, refs);
+        assert_int_equal(f->s->ops->commit(f->s), ERR_OK);
+        check_stored(f->s, refs);
+        reopen(f);
+        assert_int_equal(f->seen.count, 4);
+        for (i = 0; i < 4; i++)
+            refs[i] = f->seen.messages[i].ref;
+        check_stored(f->s, refs);
+        for (i = 0; i < 4; i++)
+            f->s->ops->remove(f->s, refs[i], i + 1, true);
+        assert_int_equal(f->s->ops->commit(f->s), ERR_OK);
+        close_store(f);
+    }
+    open_store(f);
+    assert_int_equal(f->seen.count, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1212,6 +1241,7 @@ int main(void)
         TEST(payloads_of_every_size_come_back_from_the_cache),
         TEST(payloads_of_every_size_come_back_from_the_file),
         TEST(a_payload_beyond_the_ceiling_is_refused),
+        TEST(a_block_is_kept_as_it_came_and_given_as_it_is),
         TEST(a_scan_gives_back_everything_that_was_said),
         TEST(what_is_kept_comes_back_as_kept_until_it_is_marked_otherwise),
         TEST(what_came_and_went_between_two_commits_leaves_nothing),
