@@ -2,7 +2,13 @@
 #ifndef SLIP_TESTS_MAILBOX_BLOCKS_H
 #define SLIP_TESTS_MAILBOX_BLOCKS_H
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "common/lz4_payload.h"
 #include "mailbox/store.h"
