@@ -34,8 +34,8 @@ static struct answer *answer_find(const struct mbox_core *c, const char *tenant,
     for (; n != NULL; n = hash_find_next(n)) {
         struct answer *a = container_of(n, struct answer, hash);
 
-        if (strcmp(a->key, key) == 0 && strcmp(a->workflow, workflow) == 0 &&
-            strcmp(a->tenant, tenant) == 0)
+        if (strcmp(a->key, key) == 0 && strcmp(a->asker->workflow, workflow) == 0 &&
+            strcmp(a->asker->tenant, tenant) == 0)
             return a;
     }
     return NULL;
@@ -45,6 +45,8 @@ static void answer_free(struct mbox_core *c, struct answer *a)
 {
     hash_remove(&c->answers, &a->hash);
     list_remove(&a->in_all);
+    list_remove(&a->in_asker);
+    asker_remove(c, a->asker, a->cost);
     c->totals.bytes -= a->cost;
     c->answer_bytes -= a->cost;
     free(a);
@@ -228,36 +230,53 @@ bool answers_replay(struct mbox_core *c, const struct mbox_event *e, uint64_t bo
     return true;
 }
 
+/* By id, which is by age, whatever order a store names them in. */
+static void answer_list(struct mbox_core *c, struct answer *a)
+{
+    struct list *all = &c->all_answers, *own = &a->asker->answers;
+
+    while (all->prev != &c->all_answers &&
+           container_of(all->prev, struct answer, in_all)->id > a->id)
+        all = all->prev;
+    list_insert(all, &a->in_all);
+    while (own->prev != &a->asker->answers &&
+           container_of(own->prev, struct answer, in_asker)->id > a->id)
+        own = own->prev;
+    list_insert(own, &a->in_asker);
+}
+
 static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_record *r)
 {
-    const char *texts[] = {r->tenant, r->workflow, r->key};
-    size_t bytes = sizeof(struct answer) + r->answer_len, len[3], i;
-    struct list *next = &c->all_answers;
-    struct answer *a;
-    char *at;
+    size_t key_len = strlen(r->key) + 1, bytes = sizeof(struct answer) + key_len + r->answer_len;
+    struct answer *a = calloc(1, bytes);
 
-    for (i = 0; i < 3; i++)
-        bytes += len[i] = strlen(texts[i]) + 1;
-    a = calloc(1, bytes);
     must(a != NULL);
-    at = a->text;
-    a->tenant = memcpy(at, texts[0], len[0]);
-    a->workflow = memcpy(at += len[0], texts[1], len[1]);
-    a->key = memcpy(at += len[1], texts[2], len[2]);
-    a->bytes = memcpy(at + len[2], r->answer, r->answer_len);
+    a->asker = asker_open(c, r->tenant, r->workflow);
+    a->key = memcpy(a->text, r->key, key_len);
+    a->bytes = memcpy(a->text + key_len, r->answer, r->answer_len);
     a->len = (uint32_t)r->answer_len;
     a->cost = (uint32_t)bytes;
     a->id = r->id;
     memcpy(a->body_hash, r->body_hash, sizeof(a->body_hash));
     c->totals.bytes += bytes;
     c->answer_bytes += bytes;
-    /* By id, which is by age, whatever order a store names them in. */
-    while (next->prev != &c->all_answers &&
-           container_of(next->prev, struct answer, in_all)->id > a->id)
-        next = next->prev;
-    list_insert(next, &a->in_all);
-    hash_add(&c->answers, &a->hash, answer_hash(c, a->tenant, a->workflow, a->key));
+    asker_add(c, a->asker, a->cost);
+    answer_list(c, a);
+    hash_add(&c->answers, &a->hash, answer_hash(c, r->tenant, r->workflow, a->key));
     return a;
+}
+
+/* False: there is none that is committed. */
+static bool biggest_gives_way(struct mbox_core *c, enum asker_scale scale)
+{
+    struct asker *k = asker_biggest(c, scale);
+    struct answer *a =
+        k != NULL ? container_of(list_first(&k->answers), struct answer, in_asker) : NULL;
+
+    if (a == NULL || !a->committed)
+        return false;
+    answer_forget(c, a);
+    return true;
 }
 
 /* Answers take no more than their share: messages would be refused for them, and nothing that is
@@ -265,12 +284,12 @@ static struct answer *answer_new(struct mbox_core *c, const struct mbox_answer_r
 static void make_room(struct mbox_core *c)
 {
     uint64_t share = c->limits.total_bytes / MBOX_ANSWERS_SHARE;
-    struct answer *a;
 
-    while ((a = oldest(c)) != NULL &&
-           (c->answers.count > c->limits.max_keys || c->answer_bytes > share ||
-            c->totals.bytes > c->limits.total_bytes))
-        answer_forget(c, a);
+    while (c->answers.count > c->limits.max_keys && biggest_gives_way(c, BY_KEYS))
+        continue;
+    while ((c->answer_bytes > share || c->totals.bytes > c->limits.total_bytes) &&
+           biggest_gives_way(c, BY_BYTES))
+        continue;
     timer_reset(c);
 }
 

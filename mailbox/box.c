@@ -249,9 +249,12 @@ static struct copy *oldest_of(const struct box *b)
     return tree_seek(&b->ready, b->ready.last->place & ~number, NULL, 0);
 }
 
-void box_make_room(struct box *b, size_t payload_len)
+void box_make_room(struct box *b)
 {
-    while (b->ready.root != NULL && !box_fits(b, payload_len))
+    const struct mbox_limits *l = &b->core->limits;
+
+    while (l->drop_oldest && b->ready.root != NULL &&
+           (box_live(b) > l->box_messages || b->bytes > l->box_bytes))
         copy_die(oldest_of(b), MBOX_DEAD_OVERFLOW);
 }
 

@@ -211,14 +211,30 @@ struct delivery {
     uint32_t count;
 };
 
+/* A workflow of which answers are remembered: there while any is. */
+enum asker_scale { BY_KEYS, BY_BYTES, ASKER_SCALES };
+#define ASKER_CLASSES 64u
+struct asker {
+    struct hash_node hash;
+    struct list answers;                /* oldest first */
+    struct list in_class[ASKER_SCALES]; /* core->askers_by */
+    uint8_t class[ASKER_SCALES];
+    uint32_t count, cost;
+    uint64_t bytes;
+    const char *tenant, *workflow;
+    char text[];
+};
+
 /* What was answered to a request with an idempotency key. */
 struct answer {
     struct hash_node hash;
     struct list in_all; /* oldest first; uncommitted ones at the tail */
+    struct list in_asker;
+    struct asker *asker;
     uint64_t id, body_hash[2], expires_ns;
     uint32_t len, cost;
     bool committed;
-    const char *tenant, *workflow, *key, *bytes;
+    const char *key, *bytes;
     char text[];
 };
 
@@ -247,7 +263,8 @@ struct mbox_core {
     struct timers timers;
     struct dues dues;
     struct index index;
-    struct hash workflows, boxes, groups, readers, waiters, deliveries, answers;
+    struct hash workflows, boxes, groups, readers, waiters, deliveries, answers, askers;
+    struct list askers_by[ASKER_SCALES][ASKER_CLASSES];
     struct list pending; /* NEW copies */
     struct list all_waiters, all_answers;
     struct list idle_boxes, touched, changed, open_groups;
@@ -362,7 +379,7 @@ void box_close(struct box *b);                   /* takes leave of kept and dead
 /* Room for one more of this length? With drop_oldest: could be made. */
 bool box_has_room(const struct box *b, size_t payload_len);
 bool box_fits(const struct box *b, size_t payload_len); /* as it is */
-void box_make_room(struct box *b, size_t payload_len);
+void box_make_room(struct box *b); /* drops the oldest while there is more than its limits say */
 
 /* delivery.c */
 /* Hands out what is wanted; the views go to core->out. NULL when there is none. */
@@ -399,6 +416,14 @@ void answers_commit(struct mbox_core *c, bool ok);
 void answers_restore(struct mbox_core *c, const struct mbox_answer_record *r);
 void answers_fini(struct mbox_core *c);
 void on_answer_deadline(struct timer *t);
+
+/* asker.c */
+void askers_init(struct mbox_core *c);
+struct asker *asker_find(const struct mbox_core *c, const char *tenant, const char *workflow);
+struct asker *asker_open(struct mbox_core *c, const char *tenant, const char *workflow);
+void asker_add(struct mbox_core *c, struct asker *a, uint32_t cost);
+void asker_remove(struct mbox_core *c, struct asker *a, uint32_t cost); /* frees it with the last */
+struct asker *asker_biggest(const struct mbox_core *c, enum asker_scale scale); /* NULL: none */
 
 /* send.c */
 void on_send(struct mbox_core *c, const struct mbox_event *e);

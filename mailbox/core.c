@@ -266,6 +266,7 @@ struct mbox_core *mbox_new(const struct mbox_limits *limits, struct mbox_store *
     hash_init(&c->groups);
     hash_init(&c->readers);
     hash_init(&c->answers);
+    askers_init(c);
     list_init(&c->pending);
     list_init(&c->all_waiters);
     list_init(&c->all_answers);
@@ -306,6 +307,7 @@ void mbox_free(struct mbox_core *c)
     hash_fini(&c->groups);
     hash_fini(&c->readers);
     hash_fini(&c->answers);
+    hash_fini(&c->askers);
     index_fini(&c->index);
     dues_fini(&c->dues);
     buf_fini(&c->scratch);

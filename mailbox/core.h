@@ -53,14 +53,15 @@ struct mbox_limits {
     /* Whatever their state, dead letters too; 0: no limit. */
     uint32_t workflow_messages, total_messages;
     uint64_t workflow_bytes; /* payloads as sent */
-    /* A full box drops the oldest of its least priority to the dead letters; it refuses where all
-     * is in somebody's hands, and where it is set to. */
+    /* A full box drops the oldest of its least priority to the dead letters, when what is to take
+     * their place is committed; it refuses where all is in somebody's hands, and where it is set
+     * to. */
     bool drop_oldest;
     uint32_t max_deliveries; /* then a message is dead; 0: never */
     uint32_t dead_messages;  /* of one box; beyond: the oldest is forgotten */
     uint64_t dead_ttl_ns, max_lease_ns, max_keep_ns;
     uint64_t key_window_ns; /* how long an idempotency key is remembered */
-    uint32_t max_keys;      /* beyond: the oldest is forgotten */
+    uint32_t max_keys;      /* beyond: the oldest of who has most is forgotten */
 };
 
 struct mbox_key {

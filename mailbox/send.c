@@ -209,7 +209,6 @@ static enum err put(struct mbox_core *c, const struct mbox_draft *d, struct mbox
         struct box *b = c->targets[i];
         struct copy *k = copy_new(b, l, c->records[i].id, expires_ns);
 
-        box_make_room(b, d->payload_len);
         copy_enter(k, COPY_NEW);
         k->delay_ms = d->delay_ms;
         b->closing = false;
@@ -321,6 +320,9 @@ void on_commit(struct mbox_core *c, const struct mbox_event *e)
     struct list *n;
 
     c->dirty = false;
+    /* Only now does what is full drop something: what failed to come must not push anything out. */
+    if (e->commit.ok)
+        list_for(p, &c->pending) box_make_room(container_of(p, struct copy, node)->box);
     while ((n = list_first(&c->pending)) != NULL) {
         struct copy *k = container_of(n, struct copy, node);
         struct box *b = k->box;

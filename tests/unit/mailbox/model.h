@@ -94,6 +94,8 @@ struct model {
     struct receipt receipts[RECEIPTS];
     size_t receipt_count;
     struct known_answer answers[ANSWERS];
+    unsigned key_class[WORKFLOWS]; /* the power of two of their keys, and since when */
+    uint64_t key_class_since[WORKFLOWS];
     struct counts counts;
     uint64_t seen[16]; /* how often something rare happened, so that it surely did */
 };
@@ -249,6 +251,32 @@ static inline void return_held(struct model *m, size_t at)
     end_held(m, at);
 }
 
+/* ---- keys ---- */
+
+/* Who has how many keys, to a factor of two; call after each that comes or goes. */
+static inline void rank_keys(struct model *m)
+{
+    size_t w, i;
+
+    for (w = 0; w < WORKFLOWS; w++) {
+        unsigned count = 0, class = 0;
+
+        for (i = 0; i < ANSWERS; i++)
+            count += m->answers[i].on && m->answers[i].workflow == w;
+        for (; count > 0; count /= 2)
+            class ++;
+        if (class != m->key_class[w])
+            m->key_class_since[w] = m->orders++;
+        m->key_class[w] = class;
+    }
+}
+
+static inline void forget_answer(struct model *m, struct known_answer *a)
+{
+    a->on = false;
+    rank_keys(m);
+}
+
 /* ---- time ---- */
 
 static inline void on_at(struct model *m, struct item *k)
@@ -313,7 +341,7 @@ static inline void pass_time(struct model *m)
     }
     for (i = 0; i < ANSWERS; i++)
         if (m->answers[i].on && m->answers[i].committed && m->answers[i].expires <= m->f->now)
-            m->answers[i].on = false;
+            forget_answer(m, &m->answers[i]);
 }
 
 /* ---- who is next ---- */
@@ -421,9 +449,22 @@ static inline bool has_room(const struct model *m, size_t box, size_t len)
            workflow_bytes + len <= m->limits.workflow_bytes;
 }
 
-static inline void make_room(struct model *m, size_t box, size_t len)
+static inline bool is_over(const struct model *m, size_t box)
 {
-    while (!fits(m, box, len, false)) {
+    size_t live = 0, bytes = 0, i;
+
+    for (i = 0; i < m->len; i++)
+        if (m->items[i].box == box && is_live(&m->items[i])) {
+            live++;
+            bytes += m->items[i].len;
+        }
+    return live > m->limits.box_messages || bytes > m->limits.box_bytes;
+}
+
+/* What is there already makes room for what is about to be. */
+static inline void make_room(struct model *m, size_t box)
+{
+    while (m->limits.drop_oldest && is_over(m, box)) {
         struct item *oldest = NULL;
         size_t i;
 
@@ -436,7 +477,8 @@ static inline void make_room(struct model *m, size_t box, size_t len)
                 (k->priority == oldest->priority && k->place < oldest->place))
                 oldest = k;
         }
-        assert_non_null(oldest);
+        if (oldest == NULL)
+            return;
         die(m, oldest, MBOX_DEAD_OVERFLOW);
     }
 }
@@ -500,21 +542,24 @@ static inline void compact(struct model *m)
 
 static inline void trim_answers(struct model *m)
 {
-    size_t i, count = 0;
+    size_t i, count = 0, w, biggest = 0;
     struct known_answer *oldest = NULL;
 
-    for (i = 0; i < ANSWERS; i++) {
-        struct known_answer *a = &m->answers[i];
-
-        if (!a->on)
-            continue;
-        count++;
-        if (oldest == NULL || a->order < oldest->order)
-            oldest = a;
-    }
+    for (i = 0; i < ANSWERS; i++)
+        count += m->answers[i].on;
     if (count <= m->limits.max_keys)
         return;
-    oldest->on = false;
+    for (w = 1; w < WORKFLOWS; w++)
+        if (m->key_class[w] > m->key_class[biggest] ||
+            (m->key_class[w] == m->key_class[biggest] &&
+             m->key_class_since[w] < m->key_class_since[biggest]))
+            biggest = w;
+    for (i = 0; i < ANSWERS; i++)
+        if (m->answers[i].on && m->answers[i].workflow == biggest &&
+            (oldest == NULL || m->answers[i].order < oldest->order))
+            oldest = &m->answers[i];
+    forget_answer(m, oldest);
+    m->seen[14]++;
     trim_answers(m);
 }
 
@@ -522,11 +567,14 @@ static inline void commit_model(struct model *m, bool ok)
 {
     size_t i;
 
+    for (i = 0; ok && i < m->len; i++)
+        m->items[i].safe = m->items[i].told; /* what appearing says goes with the next commit */
+    for (i = 0; ok && i < m->len; i++)
+        if (m->items[i].where == NEW)
+            make_room(m, m->items[i].box);
     for (i = 0; i < m->len; i++) {
         struct item *k = &m->items[i];
 
-        if (ok) /* what appearing says goes with the next commit */
-            k->safe = k->told;
         if (k->where == NEW) {
             if (!ok) {
                 gone(k);
@@ -549,7 +597,7 @@ static inline void commit_model(struct model *m, bool ok)
     }
     for (i = 0; i < ANSWERS; i++) {
         if (m->answers[i].on && !m->answers[i].committed && !ok)
-            m->answers[i].on = false;
+            forget_answer(m, &m->answers[i]);
         m->answers[i].committed = true;
     }
     trim_answers(m);

@@ -45,6 +45,61 @@ static void after_a_failed_commit_there_never_was_a_message(void **state)
     fixture_free(f);
 }
 
+static void what_a_failed_send_would_have_pushed_out_stays(void **state)
+{
+    struct mbox_limits limits = fixture_limits();
+    struct fixture *f;
+    int i;
+
+    (void)state;
+    limits.drop_oldest = true;
+    limits.box_messages = 3;
+    f = fixture_new(limits);
+    for (i = 0; i < 3; i++)
+        assert_int_equal(send_to(f, "a", "old"), ERR_OK);
+    for (i = 0; i < 3; i++)
+        assert_int_equal(
+            send_as(f, (struct sending){.to = "a", .payload = "new", .uncommitted = true})->err,
+            ERR_OK);
+    assert_int_equal(
+        send_as(f, (struct sending){.to = "a", .payload = "new", .uncommitted = true})->err,
+        ERR_MAILBOX_FULL); /* nothing old is left to make room for a fourth */
+    commit(f, false);
+    assert_int_equal(box_info(f, "a").depth, 3);
+    assert_int_equal(box_info(f, "a").dead, 0);
+    for (i = 0; i < 2; i++)
+        assert_int_equal(
+            send_as(f, (struct sending){.to = "a", .payload = "new", .uncommitted = true})->err,
+            ERR_OK);
+    assert_int_equal(box_info(f, "a").dead, 0);
+    commit(f, true);
+    assert_int_equal(box_info(f, "a").depth, 3);
+    assert_int_equal(box_info(f, "a").dead, 2);
+    assert_string_equal(payload(f, receive(f, "a", 1), 0), "old");
+    fixture_free(f);
+}
+
+static void what_a_reader_took_before_the_commit_is_not_pushed_out(void **state)
+{
+    struct mbox_limits limits = fixture_limits();
+    struct fixture *f;
+
+    (void)state;
+    limits.drop_oldest = true;
+    limits.box_messages = 2;
+    f = fixture_new(limits);
+    send_to(f, "a", "1");
+    send_to(f, "a", "2");
+    send_as(f, (struct sending){.to = "a", .payload = "3", .uncommitted = true});
+    receive(f, "a", 2);
+    commit(f, true);
+    assert_int_equal(box_info(f, "a").depth, 1); /* one too many for a while */
+    assert_int_equal(box_info(f, "a").unsettled, 2);
+    assert_int_equal(box_info(f, "a").dead, 0);
+    assert_int_equal(send_to(f, "a", "4"), ERR_MAILBOX_FULL);
+    fixture_free(f);
+}
+
 static void what_is_not_committed_counts_against_the_limits(void **state)
 {
     struct fixture *f = fixture_new(fixture_limits());
@@ -407,6 +462,81 @@ static void the_oldest_keys_give_way(void **state)
     fixture_free(f);
 }
 
+static bool is_remembered(struct fixture *f, const char *workflow, const char *key)
+{
+    send_as(f, (struct sending){.workflow = workflow, .to = "a", .payload = "1", .key = key});
+    assert_int_equal(f->sent.err, ERR_OK);
+    settle(f, 1,
+           receive_as(f, (struct reading){.workflow = workflow, .agent = "a", .peer = 1, .max = 9})
+               ->delivery,
+           true);
+    return f->sent.replayed;
+}
+
+static void a_flood_of_keys_ends_the_window_of_its_own_workflow_alone(void **state)
+{
+    struct fixture *f = fixture_new(fixture_limits());
+    char key[16];
+    int i;
+
+    (void)state; /* ten keys fit */
+    is_remembered(f, "quiet", "k1");
+    is_remembered(f, "quiet", "k2");
+    for (i = 0; i < 100; i++) {
+        snprintf(key, sizeof(key), "f%d", i);
+        assert_false(is_remembered(f, "flood", key));
+    }
+    assert_int_equal(totals(f).keys, 10);
+    assert_true(is_remembered(f, "quiet", "k1"));
+    assert_true(is_remembered(f, "quiet", "k2"));
+    assert_true(is_remembered(f, "flood", "f99"));
+    assert_true(is_remembered(f, "flood", "f92"));
+    assert_false(is_remembered(f, "flood", "f91"));
+    fixture_free(f);
+}
+
+static void huge_answers_of_one_workflow_leave_the_keys_of_others(void **state)
+{
+    static char agents_text[40][240];
+    const char *agents[40];
+    struct mbox_limits limits = fixture_limits();
+    struct fixture *f;
+    char key[16];
+    int i;
+
+    (void)state;
+    limits.max_keys = 1000000;
+    limits.total_bytes = 4 << 20; /* half a megabyte for answers */
+    f = fixture_new(limits);
+    for (i = 0; i < 40; i++) {
+        memset(agents_text[i], 'a' + i % 26, sizeof(agents_text[i]) - 1);
+        agents_text[i][i] = '-';
+        agents[i] = agents_text[i];
+    }
+    for (i = 0; i < 20; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_false(is_remembered(f, "quiet", key));
+    }
+    for (i = 0; i < 100; i++) {
+        snprintf(key, sizeof(key), "f%d", i);
+        send_as(f, (struct sending){.workflow = "flood",
+                                    .to = "*",
+                                    .payload = "1",
+                                    .key = key,
+                                    .agents = agents,
+                                    .agent_count = 40});
+        assert_int_equal(f->sent.count, 40);
+        close_workflow(f, "flood", true);
+        assert_true(totals(f).bytes < 1 << 20);
+    }
+    assert_in_range(totals(f).keys, 30, 100);
+    for (i = 0; i < 20; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_true(is_remembered(f, "quiet", key));
+    }
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +557,10 @@ int main(void)
         cmocka_unit_test(a_huge_answer_is_remembered_without_its_targets),
         cmocka_unit_test(keys_never_take_the_room_of_messages),
         cmocka_unit_test(the_oldest_keys_give_way),
+        cmocka_unit_test(a_flood_of_keys_ends_the_window_of_its_own_workflow_alone),
+        cmocka_unit_test(huge_answers_of_one_workflow_leave_the_keys_of_others),
+        cmocka_unit_test(what_a_reader_took_before_the_commit_is_not_pushed_out),
+        cmocka_unit_test(what_a_failed_send_would_have_pushed_out_stays),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
