@@ -12,6 +12,7 @@
 #include "gateway/head.h"
 #include "gateway/look.h"
 #include "gateway/stream.h"
+#include "gateway/target.h"
 #include "gateway/worker.h"
 
 static const struct route routes[] = {
@@ -212,6 +213,25 @@ static enum err head_accept(struct gw_request *r, const char **why)
     return ERR_OK;
 }
 
+/* What the request is for: with an absolute target, its authority counts and not the Host. */
+static enum err target_take(struct gw_request *r, h2o_iovec_t *raw, const char **why)
+{
+    bool is_tls = r->req->scheme == &H2O_URL_SCHEME_HTTPS;
+    struct target t;
+    enum err e;
+
+    if (r->req->version >= 0x200 || !target_is_absolute(raw->base, raw->len))
+        return ERR_OK;
+    e = target_parse(raw->base, raw->len, is_tls, &t, why);
+    if (e != ERR_OK)
+        return e;
+    r->req->authority = h2o_strdup(&r->req->pool, t.authority, t.authority_len);
+    *raw = h2o_iovec_init(t.rest, t.rest_len);
+    if (t.rest_len == 0 || t.rest[0] != '/')
+        *raw = h2o_concat(&r->req->pool, h2o_iovec_init(H2O_STRLIT("/")), *raw);
+    return ERR_OK;
+}
+
 static void request_route(struct gw_request *r, enum listener listener)
 {
     h2o_iovec_t raw = r->req->input.path;
@@ -220,10 +240,12 @@ static void request_route(struct gw_request *r, enum listener listener)
 
     r->identity = calloc(1, sizeof(*r->identity));
     must(r->identity != NULL);
-    r->path = raw.base;
-    r->path_len = raw.len;
     r->route = listener == LISTENER_ADMIN ? &no_admin_route : &no_route;
     e = head_accept(r, &why);
+    if (e == ERR_OK)
+        e = target_take(r, &raw, &why);
+    r->path = raw.base;
+    r->path_len = raw.len;
     if (e == ERR_OK && listener == LISTENER_DATA && r->gw->conf->gateway.trust_workflow_path) {
         e = identity_path(raw.base, raw.len, r->identity, &r->path, &r->path_len);
         why = r->identity->err_param;

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.fleet import Fleet
 from support.raw_engine import RawEngine
-from support.rawhttp import Broken, chat, request_bytes
+from support.rawhttp import Broken, RawClient, chat, request_bytes
 
 BODY = json.dumps(chat("raw", "hygiene", max_tokens=4)).encode()
 N = len(BODY)
@@ -183,11 +183,39 @@ def test_wrong_method_names_the_right_ones(raw):
     assert a.json()["error"]["code"] == "method_not_allowed"
 
 
-def test_absolute_form_is_understood_or_refused(raw):
+@pytest.mark.parametrize("target, sent", [
+    (f"http://test{PATH}", PATH), (f"HTTP://other.example:81{PATH}", PATH), (f"http://test{PATH}?a=b", f"{PATH}?a=b"),
+    (f"http://test/wf/absolute{PATH}", PATH)])
+@pytest.mark.asan_ok
+def test_absolute_form_is_understood_and_goes_on_in_origin_form(raw, target, sent):
     with raw.client() as c:
-        c.send(b"GET http://test/v1/models HTTP/1.1\r\nHost: test\r\n\r\n")
-        assert c.read_answer().status in (200, 400, 404)
+        c.send(post(f"Content-Length: {N}", line=f"POST {target} HTTP/1.1"))
+        assert c.read_answer().status == 200
+        c.request("GET", "http://test/v1/models")
+        assert c.read_answer().status == 200
+    (r,) = raw.engine.requests
+    assert (r.target, r.body) == (sent, BODY)
+    assert r.header_all("host") == [f"127.0.0.1:{raw.engine.port}"]
+
+
+@pytest.mark.parametrize("target, status", [
+    ("https://test/v1/models", 400), ("ftp://test/v1/models", 400), ("http:///v1/models", 400), ("http://u:p@test/v1/models", 400),
+    ("http://test", 404), ("http://test?x", 404), ("http://test//v1/models", 404), ("http:/v1/models", 404),
+    ("http://test/v1/../collective_rpc", 405)])
+def test_absolute_form_that_is_not_ours_is_refused(raw, target, status):
+    with raw.client() as c:
+        c.request("GET", target)
+        a = c.read_answer()
+    assert a.status == status and a.json()["error"]["code"], a
     assert raw.count() == 0
+
+
+def test_absolute_form_counts_and_not_the_host(raw):
+    """The admin listener is only for names that are meant: a page that rebinds its own is not."""
+    for host, target, status in (("evil.example", "http://localhost/engines", 200), ("localhost", "http://evil.example/engines", 403)):
+        with RawClient(raw.fleet.admin_port) as c:
+            c.request("GET", target, host=host)
+            assert c.read_answer().status == status
 
 
 def test_head_answers_carry_no_body(raw):
