@@ -153,7 +153,8 @@ void rpc_server_flush(struct rpc_server *s);
 enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
                    const ProtobufCMessage *body);
 /* Delivered once and in order while the peer lives, also over a reconnect. ERR_TOO_LARGE, ERR_BUSY
- * (too much unconfirmed). */
+ * (too much unconfirmed; events of a few bytes have room of their own, to say that something is
+ * over). */
 enum err rpc_event(struct rpc_server *s, struct rpc_peer *peer, unsigned event,
                    const ProtobufCMessage *body);
 

@@ -25,6 +25,8 @@
  */
 #define OUT_BYTES_MAX (16u << 20)
 #define EVENT_BYTES_MAX (16u << 20)
+#define EVENT_SMALL_BYTES 256u /* such events have more room: they say that something is over */
+#define EVENT_SMALL_ROOM (4u << 20)
 #define RETRY_NS NS_PER_MS
 #define DEFERRED_KEPT 4096u
 
@@ -156,13 +158,23 @@ static void answer_unknown(struct rpc_peer *p, uint32_t id)
 
 /* ---- events ---- */
 
+static bool event_fits(const struct rpc_peer *p, const ProtobufCMessage *body)
+{
+    size_t held = p->events.len - p->events_start;
+
+    if (held < EVENT_BYTES_MAX)
+        return true;
+    return held < EVENT_BYTES_MAX + EVENT_SMALL_ROOM &&
+           protobuf_c_message_get_packed_size(body) <= EVENT_SMALL_BYTES;
+}
+
 enum err rpc_event(struct rpc_server *s, struct rpc_peer *p, unsigned event,
                    const ProtobufCMessage *body)
 {
     struct frame_call call = {.method = event + RPC_EVENT_BASE, .event = p->next_event};
     size_t before = p->events.len;
 
-    if (before - p->events_start >= EVENT_BYTES_MAX)
+    if (!event_fits(p, body))
         return ERR_BUSY;
     frame_add_call(&p->events, &call, body);
     if (p->events.len - before > frame_max_of_all(s) - FRAME_HEAD_BYTES) {

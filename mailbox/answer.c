@@ -207,6 +207,18 @@ void answer_given(struct server *s, const struct mbox_action *a, uint64_t peer, 
 
 /* ---- parked polls ---- */
 
+/* What came for it goes back, as its gateway cannot take it now; but nobody parks a poll again that
+ * is believed to wait. */
+static void poll_end_bare(struct server *s, struct rpc_peer *peer, const struct mbox_action *a)
+{
+    Slipstream__V1__ReceiveReply r;
+
+    slipstream__v1__receive_reply__init(&r);
+    r.poll = a->poll;
+    r.more = a->count;
+    rpc_event(s->rpc, peer, SLIPSTREAM__V1__MAILBOX_EVENT__EVENT_DELIVERY, &r.base);
+}
+
 static void poll_end_send(struct server *s, const struct mbox_action *a)
 {
     struct hash_node *n = hash_find(&s->peers, a->peer);
@@ -218,6 +230,8 @@ static void poll_end_send(struct server *s, const struct mbox_action *a)
         answer_fill(s, a, a->lz4, &r);
         e = rpc_event(s->rpc, container_of(n, struct peer, hash)->rpc,
                       SLIPSTREAM__V1__MAILBOX_EVENT__EVENT_DELIVERY, &r.base);
+        if (e != ERR_OK)
+            poll_end_bare(s, container_of(n, struct peer, hash)->rpc, a);
     }
     answer_given(s, a, a->peer, e);
 }

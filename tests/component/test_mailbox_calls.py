@@ -190,6 +190,21 @@ def test_polls_of_a_peer_that_hears_nothing_use_up_no_attempts():
             assert {m.attempt for m in left} == {1}
 
 
+def test_polls_end_whose_messages_found_no_room():
+    """Their peer believes that they wait, so it must hear that they do not."""
+    big = "x" * ((3 << 20) - 64)
+    with start(mailbox={"max_payload_bytes": "3M", "box_bytes": "64M"}) as fleet:
+        with MailboxClient(fleet, events=False) as slow, MailboxClient(fleet) as c:
+            polls = [slow.park("w", "a", max=1) for _ in range(30)]
+            for n in range(8):
+                c.send("w", "a", [n, big])
+            slow.listen()
+            ends = [slow.end_of(p) for p in polls]
+            taken = [e.messages[0].message_id for e in ends if e.messages]
+            assert len(taken) == len(set(taken)) < 8 and all(e.more for e in ends if not e.messages)
+            assert c.box("w", "a").depth == 8 - len(taken)
+
+
 def test_a_settled_lease_outlives_its_peer(box):
     box.send("w", "a", 1)
     with MailboxClient(box.fleet) as other:

@@ -89,8 +89,11 @@ class MailboxClient:
         self.epoch = message("HelloReply").FromString(answer.body).epoch
         self.thread = None
         if events:
-            self.thread = threading.Thread(target=self._listen, daemon=True)
-            self.thread.start()
+            self.listen()
+
+    def listen(self):
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
 
     def close(self):
         self.socket.close()
