@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/must.h"
 #include "gateway/finish.h"
+#include "gateway/mcp.h"
 #include "gateway/phr.h"
 #include "gateway/request.h"
 #include "gateway/worker.h"
@@ -133,7 +134,10 @@ void client_detach(struct gw_request *r)
     }
 }
 
-static bool has_left(int fd)
+enum stream_end { END_NONE, END_HALF, END_WHOLE };
+
+/* HALF: nothing more will come, which is all that those say, too, who have left. */
+static enum stream_end end_of(int fd)
 {
     char c;
     ssize_t n;
@@ -141,7 +145,16 @@ static bool has_left(int fd)
     do
         n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    return n == 0 || (n < 0 && errno != EAGAIN);
+    if (n == 0)
+        return END_HALF;
+    return n < 0 && errno != EAGAIN ? END_WHOLE : END_NONE;
+}
+
+/* Its answer is on its way and costs nobody anything: it is written, should its client have closed
+ * its half only (nc -N). What a receive takes would be lost, so there such a client is gone. */
+static bool is_short(const struct gw_request *r)
+{
+    return r->state == GW_ASKING && r->receive_ns == 0 && (r->mcp == NULL || !r->mcp->is_batch);
 }
 
 /* The same behind unread bytes, which hide the end of the stream from recv(). */
@@ -162,6 +175,7 @@ static bool is_ours_to_end(const struct client *c)
 
 static void on_readable(h2o_socket_t *sock, const char *err)
 {
+    enum stream_end end;
     struct client *c;
     struct gw_request *r;
 
@@ -174,7 +188,10 @@ static void on_readable(h2o_socket_t *sock, const char *err)
         h2o_socket_read_stop(sock);
         return;
     }
-    if (err != NULL || (sock->ssl == NULL && has_left(c->fd) && !is_ours_to_end(c))) {
+    end = sock->ssl == NULL ? end_of(c->fd) : END_NONE;
+    if (end != END_NONE && is_ours_to_end(c))
+        end = END_NONE;
+    if (err != NULL || end == END_WHOLE || (end == END_HALF && !is_short(r))) {
         request_gone(r);
         return;
     }
@@ -411,7 +428,7 @@ void clients_sweep(struct gw *gw, uint64_t now_ns)
         if (c->is_http2)
             continue;
         if (c->active != NULL) {
-            if (c->pipelined && !c->active->finished && has_closed(c->fd))
+            if (c->pipelined && !c->active->finished && !is_short(c->active) && has_closed(c->fd))
                 request_gone(c->active);
             continue;
         }

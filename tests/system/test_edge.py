@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The odd ends of the gateway's door: keys that contradict each other, forms of targets, connections that half close."""
 import json
+import socket
 
 import pytest
 from support.errors import check_openai, check_problem
 from support.fleet import Fleet
 from support.mail import Box
-from support.rawhttp import chat, fetch
+from support.rawhttp import chat, fetch, request_bytes
 
 RED, BLUE = ("Authorization", "Bearer key-red"), ("Authorization", "Bearer key-blue")
 X_RED, X_BLUE, X_NONE = ("x-api-key", "key-red"), ("x-api-key", "key-blue"), ("x-api-key", "")
@@ -106,3 +107,42 @@ def test_settlements_of_a_list_name_their_faults(hop):
         "name": "receive_messages", "arguments": {"workflow_id": box.workflow, "agent_id": "t", "lease": 43201}}},
         [("Accept", "application/json, text/event-stream")])
     assert json.loads(a.json()["result"]["content"][0]["text"])["error"]["param"] == "lease", a
+
+
+# ---- clients that close their half ----
+
+def half_closed(fleet, *requests):
+    """Answers to requests of a client that says at once that nothing more will come from it, as nc -N does."""
+    with fleet.client() as c:
+        c.send(b"".join(requests))
+        c.sock.shutdown(socket.SHUT_WR)
+        answers = [c.read_answer() for _ in requests]
+        assert c.is_closed()
+        return answers
+
+
+@pytest.mark.asan_ok
+def test_a_short_call_is_answered_though_its_client_has_closed_its_half(hop):
+    box = Box(hop)
+    letter = {"source_agent": "s", "target_agent": "t", "message_type": "m", "payload": 1}
+    (a,) = half_closed(hop, request_bytes("POST", box.sends, letter))
+    assert a.status == 202, a
+    (m,) = box.receive("?lease=60")
+    (a,) = half_closed(hop, request_bytes("POST", f"{box.path}/messages/{m['message_id']}:ack", {"receipt": m["receipt"]}))
+    assert a.status == 200, a
+    calls = [request_bytes("GET", p) for p in (f"{box.path}/mailbox", "/v1/workflows", f"{box.path}/dead-letters", "/health", "/v1/models")]
+    assert [a.status for a in half_closed(hop, *calls)] == [200] * len(calls)
+    ping = request_bytes("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"}, [("Accept", "application/json")])
+    assert half_closed(hop, ping)[0].status == 200
+
+
+def test_who_closes_a_half_while_receiving_takes_nothing(hop):
+    """Nobody can tell it from one who has left, and what he took would be lost."""
+    box = Box(hop)
+    with hop.client() as c:
+        c.request("GET", f"{box.path}/messages?wait=60")
+        box.wait_figure("waiting", 1)
+        c.sock.shutdown(socket.SHUT_WR)
+        box.wait_figure("waiting", 0)
+    box.send("kept")
+    assert [(m["payload"], m["attempt"]) for m in box.receive()] == [("kept", 1)]
