@@ -28,7 +28,7 @@ static enum err sqlite_append(struct mbox_store *store, const struct mbox_record
 
     if (e != ERR_OK)
         return e;
-    if (s->doomed || s->db == NULL || fault_hits(FAULT_store_full))
+    if (s->doomed || s->db == NULL || !store_sqlite_has_room(s) || fault_hits(FAULT_store_full))
         return ERR_STORE;
     if (s->fresh_bytes > FRESH_BYTES && store_sqlite_write_ahead(s) != ERR_OK)
         return ERR_STORE;
@@ -165,7 +165,7 @@ static void sqlite_stats(const struct mbox_store *store, struct mbox_store_stats
                                      .disk_bytes = s->disk_bytes,
                                      .commits = s->commits,
                                      .failed_commits = s->failed_commits,
-                                     .failing = s->failing};
+                                     .failing = s->failing || s->is_tight};
 }
 
 static void sqlite_compress_from(struct mbox_store *store, size_t bytes)

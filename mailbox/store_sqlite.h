@@ -16,6 +16,7 @@
 #define STORE_KEPT (MBOX_DEAD_OVERFLOW + 1)
 #define STORE_PAGE_BYTES 8192
 #define STORE_AUTO_VACUUM "INCREMENTAL"
+#define STORE_FRAMES_UNKNOWN UINT32_MAX
 #define STORE_CHECKPOINT_BYTES (4u << 20) /* of the WAL, before it is written back */
 #define STORE_WAL_KEPT_BYTES "67108864"   /* a WAL that one big commit made longer is cut to this */
 
@@ -87,6 +88,10 @@ struct sqlite_store {
     uint64_t commits, failed_commits;
     bool failing, damage_logged, checkpoint_failing;
     uint32_t wal_pages, checkpoint_at, page_size;
+    uint32_t wal_frames; /* committed ones in the WAL's file, or more than that */
+    uint32_t look_at;    /* of wal_pages: how much room there is, may have changed */
+    uint32_t slice;
+    bool is_tight, was_tight, tight_told;
     uint64_t disk_bytes;
 };
 
@@ -119,7 +124,13 @@ enum err store_sqlite_write_ahead(struct sqlite_store *s);
 enum err store_sqlite_commit(struct sqlite_store *s);
 
 /* store_sqlite_tidy.c */
+uint64_t store_sqlite_pages(struct sqlite_store *s, enum statement which);
 void store_sqlite_tidy(struct sqlite_store *s); /* after a good commit */
+
+/* store_sqlite_room.c */
+void store_sqlite_room(struct sqlite_store *s); /* after a good commit */
+bool store_sqlite_has_room(struct sqlite_store *s);
+void store_sqlite_room_after_failure(struct sqlite_store *s); /* and a rollback */
 
 /* store_sqlite_scan.c */
 struct row_text { /* the texts of a message in the order of its columns, then its agent */

@@ -346,7 +346,7 @@ static int on_wal(void *arg, sqlite3 *db, const char *name, int pages)
 
     (void)db;
     (void)name;
-    s->wal_pages = (uint32_t)pages;
+    s->wal_pages = s->wal_frames = (uint32_t)pages;
     return SQLITE_OK;
 }
 
@@ -399,6 +399,7 @@ enum err store_sqlite_open(const struct store_sqlite_conf *conf, struct mbox_sto
     s->packer.compress_from = conf->compress_bytes;
     s->cache_bytes = conf->cache_bytes;
     s->first_row = UINT64_MAX;
+    s->wal_frames = STORE_FRAMES_UNKNOWN;
     refs_init(&s->refs, sizeof(struct item));
     e = store_start(s, conf->power_safe);
     if (e != ERR_OK) {

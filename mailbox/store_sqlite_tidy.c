@@ -21,7 +21,7 @@
 #define LIVE_LITTLE (4u << 20) /* bytes that can be written anew in one go */
 #define STEP_BYTES (1u << 20)  /* moved or given back with one checkpoint */
 
-static uint64_t pages_of(struct sqlite_store *s, enum statement which)
+uint64_t store_sqlite_pages(struct sqlite_store *s, enum statement which)
 {
     sqlite3_stmt *st = s->statements[which];
     uint64_t pages = 0;
@@ -34,8 +34,8 @@ static uint64_t pages_of(struct sqlite_store *s, enum statement which)
 
 static void shrink(struct sqlite_store *s)
 {
-    uint64_t bytes = pages_of(s, ST_pages) * s->page_size;
-    uint64_t free_bytes = pages_of(s, ST_free_pages) * s->page_size;
+    uint64_t bytes = store_sqlite_pages(s, ST_pages) * s->page_size;
+    uint64_t free_bytes = store_sqlite_pages(s, ST_free_pages) * s->page_size;
     char sql[64];
 
     if (free_bytes < FREE_ENOUGH || free_bytes > bytes)
@@ -62,8 +62,10 @@ void store_sqlite_tidy(struct sqlite_store *s)
 {
     int rc;
 
+    store_sqlite_room(s);
     if (!is_due(s))
         return;
+    s->look_at = 0;
     shrink(s);
     rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
     store_sqlite_measure(s);

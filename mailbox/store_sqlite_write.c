@@ -16,7 +16,8 @@
  *
  * When a commit fails, what came is dropped. What changed and left before it is kept and written
  * first when the next commit comes, in slices with a transaction each: one that fails costs one
- * slice, however much is kept, and on a full disk every slice that gets through is progress. What
+ * slice, however much is kept, and on a full disk every slice that gets through is progress; one
+ * that does not is tried with less in it. What
  * is kept is bounded by what the file held when the trouble began: each copy leaves once, and
  * several changes of one copy are made one.
  */
@@ -359,9 +360,9 @@ static int write_slice(struct sqlite_store *s, size_t *c, size_t *g)
     size_t next_c = *c, next_g = *g, n;
     int rc = run(s, ST_begin);
 
-    for (n = 0; rc == SQLITE_OK && n < SLICE && next_c < s->changes.kept; n++)
+    for (n = 0; rc == SQLITE_OK && n < s->slice && next_c < s->changes.kept; n++)
         rc = write_change(s, &s->changes.items[next_c++]);
-    for (; rc == SQLITE_OK && n < SLICE && next_g < s->gone.kept; n++)
+    for (; rc == SQLITE_OK && n < s->slice && next_g < s->gone.kept; n++)
         rc = write_gone(s, &s->gone.items[next_g++]);
     if (rc == SQLITE_OK)
         rc = run(s, ST_commit);
@@ -379,8 +380,14 @@ static int write_kept(struct sqlite_store *s)
     size_t c = 0, g = 0;
     int rc = SQLITE_OK;
 
-    while (rc == SQLITE_OK && (c < s->changes.kept || g < s->gone.kept))
+    s->slice = SLICE;
+    while ((rc == SQLITE_OK || s->slice > 0) && (c < s->changes.kept || g < s->gone.kept)) {
         rc = write_slice(s, &c, &g);
+        if (rc != SQLITE_OK)
+            s->slice /= 4;
+        /* The WAL starts again at its front, and needs no more room than it has. */
+        (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    }
     if (c > 0) {
         s->changes.len -= c;
         s->changes.kept -= c;
@@ -541,9 +548,7 @@ static void give_up(struct sqlite_store *s, int rc)
     rows_drop(s);
     rest_keep(s);
     fresh_end(s);
-    /* On a full disk: with all of it in the database file, the WAL starts again at its front and
-     * needs no more room than it has. */
-    (void)sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    store_sqlite_room_after_failure(s);
 }
 
 enum err store_sqlite_write_ahead(struct sqlite_store *s)

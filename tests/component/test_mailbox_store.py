@@ -397,6 +397,60 @@ def test_a_full_disk_refuses_sends_and_nothing_else():
             assert [m[0] for m in got[:-1]] == list(range(1, sent)) and got[-1] == "after"
 
 
+@pytest.fixture
+def small_fs(tmp_path):
+    """Mounts a tmpfs of so many bytes."""
+    mounted = []
+
+    def mount(size):
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", tmp_path],
+                                               capture_output=True).returncode:
+            pytest.skip("may not mount a small file system")
+        mounted.append(tmp_path)
+        return tmp_path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize("size, bulk", [("4m", 1), ("4m", 64), ("1m", 16)])
+def test_readers_make_room_in_a_full_file_system(small_fs, size, bulk):
+    request, letter = method("Send")[1], message("Message")
+
+    def fill_up(c, first):
+        """Numbers that were acknowledged, until the first refusal."""
+        acked = []
+        for at in range(first, first + 20000, bulk):
+            answers = c.calls([("Send", request(workflow_id="w", messages=[letter(
+                source_agent="s", target_agent="a", message_type="t", payload=b'[%d,"%s"]' % (n, os.urandom(700).hex().encode()))]))
+                for n in range(at, at + bulk)])
+            good = [at + i for i, (status, a) in enumerate(answers) if status == 0 and a.results[0].status == 0]
+            acked += good
+            if len(good) < bulk:
+                return acked
+        raise AssertionError("the disk was never full")
+
+    folder = small_fs(size)
+    with start(mailbox={"store_path": str(folder / "mailbox.db"), "box_messages": 100000}) as fleet:
+        first, least = 0, None
+        for _ in range(4):
+            with MailboxClient(fleet) as c:
+                acked = fill_up(c, first)
+                least = least or len(acked) // 2
+                assert len(acked) >= least, "room got lost"
+                assert c.status().store_failing
+                first = acked[-1] + 1000
+                fleet.mailbox.kill9()
+            fleet.mailbox.restart()
+            with MailboxClient(fleet) as c:
+                got = [m[0] for m in drain(c, "a")]
+                assert got == acked
+                wait_until("the store has room", 10, lambda: may_send(c, [first, "after"]))
+                assert not c.status().store_failing
+                assert [m[0] for m in drain(c, "a")] == [first]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a small file system")
 def test_a_file_system_without_room_refuses_sends_until_there_is_some(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", tmp_path], capture_output=True).returncode:
