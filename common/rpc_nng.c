@@ -17,13 +17,14 @@
  * A slot belongs either to nng (an operation is under way) or to the owner's thread, and the inbox
  * is where it changes hands.
  *
- * Three faults of nng 1.5.2 shape these files. (1) A peer that disconnects while it negotiates can
+ * Four faults of nng 1.5.2 shape these files. (1) A peer that disconnects while it negotiates can
  * end the listener, or the dialer, for good: nngs_check() and nngc_redial() notice and replace it.
  * (2) Closing a pipe while a message comes in on it can block nng's only reaper thread for ever,
  * and with it every later close: so a pipe is closed here only before it has started or when
  * nothing comes from it, and a socket by nngx_socket_close(), which lets it fall quiet first (who
  * gets no answers has at most two requests to send) and gives up after a while. (3) So a pipe's end
- * may go unnoticed: whoever waits for one has a deadline besides.
+ * may go unnoticed: whoever waits for one has a deadline besides. (4) A request sent at the moment
+ * at which its pipe closes is never freed; the sanitizer is told so in tests/support/lsan.supp.
  */
 #define RECEIVED_BYTES_MAX (8u << 20)
 #define CLOSE_TIMEOUT_S 2

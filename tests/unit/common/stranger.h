@@ -328,15 +328,6 @@ static inline Slipstream__V1__Hello good_hello(void)
     return hello;
 }
 
-#ifdef SLIP_SANITIZED
-/* A listener of nng 1.5.2 that died does not give back what it held. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libnng.so";
-}
-#endif
-
 static inline int group_setup(void **state)
 {
     (void)state;
