@@ -22,7 +22,8 @@ static _Noreturn void link_die(const char *what, const char *why)
 
 void link_open(struct link *l, const char *url)
 {
-    struct rpc_client_conf conf = {.url = url, .name = "bench", .channel = RPC_AUTO};
+    struct rpc_client_conf conf = {
+        .url = url, .name = "bench", .channel = RPC_AUTO, .ring_busy_ms = 1000};
     uint64_t until = clock_ns() + UP_NS;
 
     l->loop = loop_new();

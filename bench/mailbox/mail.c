@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 
 #include "bench/load/net.h"
@@ -23,6 +24,35 @@ void mail_payload(char to[MAIL_BYTES], uint64_t serial)
         x ^= x << 17;
         to[i] = letters[x >> 58];
     }
+}
+
+void mail_table(char *to, size_t len, uint64_t serial)
+{
+    static const char *const words[] = {"draft",  "review", "approved", "chapter",
+                                        "figure", "table",  "agent",    "deadline"};
+    uint64_t x = serial * UINT64_C(0x9E3779B97F4A7C15) + 1;
+    size_t at = 1;
+    char row[160];
+
+    to[0] = '[';
+    for (;;) {
+        int n;
+
+        x ^= x << 13; /* xorshift64 */
+        x ^= x >> 7;
+        x ^= x << 17;
+        n = snprintf(row, sizeof(row),
+                     "{\"id\":%lu,\"state\":\"%s\",\"title\":\"%s of the %s\",\"score\":%lu.%lu},",
+                     (unsigned long)(x >> 40), words[x >> 8 & 7], words[x >> 16 & 7],
+                     words[x >> 24 & 7], (unsigned long)(x & 63), (unsigned long)(x >> 30 & 1023));
+        if (at + (size_t)n + 4 > len)
+            break;
+        memcpy(to + at, row, (size_t)n);
+        at += (size_t)n;
+    }
+    memset(to + at, ' ', len - at);
+    to[len - 2] = '0';
+    to[len - 1] = ']';
 }
 
 void mail_mark(char payload[MAIL_BYTES], uint64_t ns)
@@ -56,6 +86,15 @@ void mail_window_start(struct mail_window *w, uint64_t now)
     w->end_ns = w->begin_ns + w->length_ns;
 }
 
+static uint64_t own_cpu_us(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000u +
+           (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
 void mail_window_turn(struct mail_window *w, uint64_t now)
 {
     if (w->begin_ns == 0 || now < w->begin_ns || w->done)
@@ -64,10 +103,12 @@ void mail_window_turn(struct mail_window *w, uint64_t now)
         w->measuring = true;
         w->begin_ns = now;
         w->end_ns = now + w->length_ns;
+        w->cpu_us = own_cpu_us();
         puts("begin");
         fflush(stdout);
     } else if (now >= w->end_ns) {
         w->end_ns = now;
+        w->cpu_us = own_cpu_us() - w->cpu_us;
         w->done = true;
     }
 }
@@ -84,11 +125,14 @@ void mail_window_report(struct mail_window *w)
 {
     double seconds = (double)(w->end_ns - w->begin_ns) / 1e9;
 
+    double each = w->count > 0 ? (double)w->count : 1;
+
     samples_sort(&w->times);
     printf("{\"count\":%lu,\"errors\":%lu,\"seconds\":%.3f,\"rate\":%.1f,\"p50_us\":%.1f,"
-           "\"p99_us\":%.1f,\"max_us\":%.1f}\n",
+           "\"p99_us\":%.1f,\"max_us\":%.1f,\"wire_bytes\":%.0f,\"own_us\":%.1f}\n",
            w->count, w->errors, seconds, (double)w->count / seconds, samples_us(&w->times, 0.5),
-           samples_us(&w->times, 0.99), samples_us(&w->times, 1));
+           samples_us(&w->times, 0.99), samples_us(&w->times, 1), (double)w->wire_bytes / each,
+           (double)w->cpu_us / each);
     fflush(stdout);
 }
 

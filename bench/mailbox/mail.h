@@ -20,12 +20,18 @@ void mail_payload(char to[MAIL_BYTES], uint64_t serial);
 void mail_mark(char payload[MAIL_BYTES], uint64_t ns);
 bool mail_find_mark(const char *p, size_t len, uint64_t *ns);
 
+/* JSON of len bytes in rows, as agents hand tables to each other, that lz4 makes a third. */
+void mail_table(char *to, size_t len, uint64_t serial);
+
 /* The measured part of a run. "begin" is printed when it opens. */
 struct mail_window {
     uint64_t warm_ns, length_ns;
     uint64_t begin_ns, end_ns;
     bool measuring, done;
     unsigned long count, errors;
+    uint64_t
+        wire_bytes;  /* of what was counted: bodies of calls and answers, where a driver knows */
+    uint64_t cpu_us; /* of this process, when it opened; later: since */
     struct samples times;
 };
 

@@ -11,6 +11,7 @@ from harness import (CHAT, LOAD_CPUS, TEST_CPUS, Missing, Target, free_port, pin
 
 CALLERS = 64
 PAYLOAD = 1024
+LARGE, LARGE_CALLERS = 65536, 16
 READERS = 64
 POLL_RATE = 1000
 QUEUE_FOR_RECEIVES = 250_000
@@ -34,10 +35,10 @@ def apart(yes):
 class Mailbox(Target):
     """A mailbox with its scheduler, to which it tells what came for whom; with an upstream a gateway in front."""
 
-    def __init__(self, bench, store, upstream=None):
+    def __init__(self, bench, store, upstream=None, channel="shm"):
         port, folder = free_port(), bench.subdir()
         conf = bench.fill("mailbox.yaml.in", os.path.join(folder, "slipstream.yaml"), PORT=port, DIR=folder, STORE=store,
-                          UPSTREAM=upstream.port if upstream else free_port())
+                          CHANNEL=channel, UPSTREAM=upstream.port if upstream else free_port())
         self.url = f"ipc://{folder}/sock/mailbox"
         helpers = [bench.start([program("slipstream-scheduler"), "--config", conf], LOAD_CPUS)]
         self.mailbox = bench.start([program("slipstream-mailbox"), "--config", conf], TEST_CPUS)
@@ -159,6 +160,41 @@ def native(b):
         rows += [row(f"{n}_msg_s", rate[n], "messages/s"), row(f"{n}_cpu_us", b.median(f"{n}_cpu_us"), "us/message"),
                  row(f"{n}_p50_us", b.median(f"{n}_p50_us"), "us"), row(f"{n}_p99_us", b.median(f"{n}_p99_us"), "us")]
     return rows
+
+
+# ---- large payloads: compressed on the way, or not ----
+
+
+def large(b):
+    """64 KiB of JSON that shrinks: the mailbox stores it compressed in either case."""
+    apart(True)
+    targets = {f"{store}_{carrier}": attempt(store, Mailbox, b, store, None, channel)
+               for store in ("memory", "sqlite") for carrier, channel in (("rings", "shm"), ("nng", "nng"))}
+    for r in range(b.opts.rounds):
+        for name, target in targets.items():
+            for way, more in (("raw", []), ("lz4", ["--lz4"])):
+                args = [program("bench_callers"), "--callers", str(LARGE_CALLERS), "--bytes", str(LARGE), *more]
+                got = target and attempt(name, lambda: drive(b, target, [*args, "--url", target.url], b.opts.seconds))
+                if not got:
+                    continue
+                say(f"  {r + 1}/{b.opts.rounds} {name} {way} {got['rate']:8.0f} messages/s, mailbox {got['cpu_us']:6.1f} us each, "
+                    f"client {got['own_us']:6.1f} us, {got['wire_bytes']:.0f} bytes, p99 {got['p99_us']:.0f} us")
+                for key in ("rate", "cpu_us", "own_us", "wire_bytes"):
+                    b.note(f"wire_{name}_{way}_{key}", got[key])
+    for target in targets.values():
+        if target:
+            target.stop()
+    rows = [ratio_row("wire_lz4_vs_raw", b.median("wire_sqlite_nng_lz4_rate"), "raw", b.median("wire_sqlite_nng_raw_rate"), goal=1.0),
+            ratio_row("wire_lz4_cpu_vs_raw", b.median("wire_sqlite_rings_lz4_cpu_us"), "raw us", b.median("wire_sqlite_rings_raw_cpu_us"),
+                      most=0.8)]
+    for name in targets:
+        raw = b.median(f"wire_{name}_raw_rate")
+        rows.append(ratio_row(f"wire_{name}_lz4_vs_raw", b.median(f"wire_{name}_lz4_rate"), "raw", raw))
+        for way in ("raw", "lz4"):
+            rows += [row(f"wire_{name}_{way}_msg_s", b.median(f"wire_{name}_{way}_rate"), "messages/s"),
+                     row(f"wire_{name}_{way}_cpu_us", b.median(f"wire_{name}_{way}_cpu_us"), "us/message, mailbox"),
+                     row(f"wire_{name}_{way}_own_us", b.median(f"wire_{name}_{way}_own_us"), "us/message, client")]
+    return rows + [row(f"wire_{way}_bytes", b.median(f"wire_memory_rings_{way}_wire_bytes"), "bytes/message") for way in ("raw", "lz4")]
 
 
 # ---- REST ----
@@ -318,7 +354,7 @@ def deep(b):
 
 
 def run(b):
-    rows = native(b)
+    rows = native(b) + large(b)
     apart(False)
     upstream = start_upstream(b)
     return rows + rest(b, upstream) + polls(b, upstream) + parked(b, upstream) + deep(b)

@@ -2,6 +2,7 @@
 """The programs in examples/ that speak HTTP, run as their first lines say, against a real fleet."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_native_python(sim):
     box = json.loads(out.splitlines()[-1])
     assert (box["sent"], box["delivered"], box["leased"]) == (1, 1, 0), out
     assert "chapter-1" in out
+    total, travelled = (int(n) for n in re.search(r"planner: (\d+) bytes, (\d+) of them", out).groups())
+    assert total == 12012 and travelled < 200, out
+
+
+def test_native_python_without_lz4(sim, tmp_path):
+    pytest.importorskip("pynng")
+    pytest.importorskip("grpc_tools")
+    (tmp_path / "lz4.py").write_text("raise ImportError\n")
+    out = run(sim, sys.executable, EXAMPLES / "native_python.py", f"ipc://{sim.run_dir}/sock/mailbox", PYTHONPATH=str(tmp_path))
+    assert "planner: 12012 bytes, 12012 of them" in out, out
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
