@@ -80,23 +80,26 @@ static bool is_usage_event(const struct tap *t)
            t->scan.has_usage;
 }
 
-/* Bytes of a data line behind the colon and its space. */
-static void data_look(struct tap *t, const char *s, size_t n)
+/* Data that begins as the end mark does is no object, whatever follows in this piece or the next.
+ */
+static void done_look(struct tap *t, const char *s, size_t n)
 {
     size_t i;
 
-    t->has_data = true;
-    for (i = 0; i < n && t->done < DONE_LEN; i++) {
-        if (s[i] != done_mark[t->done]) {
-            t->done = DONE_NOT;
-            break;
-        }
+    for (i = 0; i < n && t->done < DONE_LEN && s[i] == done_mark[t->done]; i++)
         t->done++;
-    }
-    if (i < n && t->done == DONE_LEN)
+    t->is_decided |= t->done > 0 && t->done != DONE_NOT;
+    if (i < n)
         t->done = DONE_NOT;
+}
+
+/* Bytes of a data line behind the colon and its space. */
+static void data_look(struct tap *t, const char *s, size_t n)
+{
+    t->has_data = true;
+    done_look(t, s, n);
     scan_feed(&t->scan, &t->usage, s, n);
-    if (t->scan.has_choice || t->scan.has_type || t->scan.is_error || t->done != DONE_NOT)
+    if (t->scan.has_choice || t->scan.has_type || t->scan.is_error)
         t->is_decided = true;
 }
 

@@ -86,6 +86,25 @@ static void usage_event_is_taken_out_whatever_the_pieces(void **state)
     }
 }
 
+static void data_that_begins_like_the_end_mark_goes_through_whatever_the_pieces(void **state)
+{
+    static const char *const texts[] = {
+        "data: []{\"choices\":[],\"usage\":{}}\n\n",
+        "data: [DONE]{\"choices\":[],\"usage\":{}}\n\n",
+        "data: [DO\ndata: {\"choices\":[],\"usage\":{}}\n\n",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        for (size_t step = 0; step <= strlen(texts[i]); step++) {
+            struct tap t = {0};
+
+            run(&t, texts[i], true, true, step, texts[i]);
+            assert_false(t.seen_done);
+            tap_fini(&t);
+        }
+}
+
 static void usage_event_that_was_asked_for_stays(void **state)
 {
     static const char text[] = HELLO "\n\n" USAGE "\n\ndata: [DONE]\n\n";
@@ -354,6 +373,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(usage_event_is_taken_out_whatever_the_pieces),
+        cmocka_unit_test(data_that_begins_like_the_end_mark_goes_through_whatever_the_pieces),
         cmocka_unit_test(usage_event_that_was_asked_for_stays),
         cmocka_unit_test(usage_event_at_the_very_end_is_taken_out_without_its_empty_line),
         cmocka_unit_test(continuous_usage_counts_last_and_drops_nothing_with_choices),
