@@ -408,18 +408,20 @@ static enum err on_agent_note(struct core *c, const struct workflow_event *ev)
     return err;
 }
 
-/* Mail alone brings nobody into being: an agent is known by its requests. */
+/* What a message foretells is the next request of the agent that it is for. Mail alone brings
+ * nobody into being: an agent is known by its requests. */
 static void on_mail(struct core *c, const struct mail_event *ev)
 {
     struct workflow *w = core_workflow_find(c, ev->tenant, ev->id);
     struct agent *a = w != NULL ? agent_find(c, w, ev->agent) : NULL;
-    uint64_t age_ms;
+    uint64_t ticks;
 
     if (a == NULL)
         return;
-    w->mails = ev->messages > UINT32_MAX - w->mails ? UINT32_MAX : w->mails + ev->messages;
-    age_ms = (c->now - w->created_ns) / NS_PER_MS;
-    a->mail_ms = age_ms < UINT32_MAX ? (uint32_t)age_ms : UINT32_MAX;
+    ticks = (c->now - w->created_ns) / (MAIL_TICK_MS * NS_PER_MS);
+    a->mail_ticks = (ticks < MAIL_TICKS_MAX ? ticks : MAIL_TICKS_MAX) & MAIL_TICKS_MAX;
+    a->mails =
+        (ev->messages < MAILS_MAX - a->mails ? a->mails + ev->messages : MAILS_MAX) & MAILS_MAX;
 }
 
 static enum err on_tick(struct core *c)

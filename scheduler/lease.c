@@ -46,6 +46,7 @@ static void join_workflow(struct core *c, struct lease *l, struct workflow *w, s
     w->counted_inflight += l->counts;
     workflow_touch(c, w);
     a->inflight++;
+    a->mails = 0; /* this is the request that they foretold */
     a->last_ns = c->now;
 }
 

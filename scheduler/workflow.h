@@ -26,6 +26,9 @@ struct name { /* bytes; short ones in place, long ones in core.names */
     uint64_t rest; /* handle in core.names when len > NAME_INLINE */
 };
 
+#define MAIL_TICK_MS 16u
+#define MAIL_TICKS_MAX 0xffffffu
+#define MAILS_MAX 0xffu
 struct agent {
     uint64_t self, workflow; /* handles */
     struct list node;        /* workflow.agents */
@@ -36,7 +39,10 @@ struct agent {
     uint32_t requests, inflight;
     uint32_t engine; /* of its latest request; ENGINE_NONE: none, or lost */
     uint32_t refused_since_ms, refused_until_ms; /* told to come back by then; from created_ns */
-    uint32_t mail_ms;        /* latest message of another agent, from created_ns; 0: none yet */
+    /* Of other agents' messages: when the latest came, from created_ns, 0: none yet; and how many
+     * did since its latest request. Both stay at their largest. */
+    uint32_t mail_ticks : 24;
+    uint32_t mails : 8;
     uint32_t known_tokens;   /* largest context that an engine reported */
     uint32_t guessed_tokens; /* context of a request whose usage is not known */
     struct mark_ends ends;
@@ -70,7 +76,6 @@ struct workflow {
     uint64_t overlap_seq; /* leases up to this one have had company */
     struct list waiting;  /* wait.c: its requests that are held */
     uint32_t waiting_count;
-    uint32_t mails;        /* messages to its agents so far; beyond 2^32 - 1: that many */
     struct tenant *tenant; /* line.c: while LIVE or waiting */
     struct latency latency;
     struct flow flow;

@@ -266,7 +266,7 @@ static void mail_is_noted_on_an_agent_that_is_known_and_makes_nobody_known(void 
     struct core_conf conf = fixture_conf();
     struct event mail = {
         .type = EV_MAIL,
-        .mail = {.id = text_of("w"), .agent = text_of("a"), .messages = UINT32_MAX - 2}};
+        .mail = {.id = text_of("w"), .agent = text_of("a"), .messages = MAILS_MAX - 2}};
     struct fixture f;
     const struct agent *a;
 
@@ -278,14 +278,45 @@ static void mail_is_noted_on_an_agent_that_is_known_and_makes_nobody_known(void 
     f.now += NS_PER_S;
     assert_int_equal(step(&f, &mail), ERR_OK);
     a = agent_find(f.core, workflow(&f, "w"), text_of("a"));
-    assert_int_equal(workflow(&f, "w")->mails, UINT32_MAX - 2);
-    assert_int_equal(a->mail_ms, 1000);
+    assert_int_equal(a->mails, MAILS_MAX - 2);
+    assert_int_equal(a->mail_ticks, 1000 / MAIL_TICK_MS);
     mail.mail.messages = 7; /* a count that is full stays full */
     step(&f, &mail);
-    assert_int_equal(workflow(&f, "w")->mails, UINT32_MAX);
+    assert_int_equal(a->mails, MAILS_MAX);
+    mail.mail.messages = UINT32_MAX;
+    step(&f, &mail);
+    assert_int_equal(a->mails, MAILS_MAX);
     mail.mail.agent = text_of("nobody");
     assert_int_equal(step(&f, &mail), ERR_OK);
     assert_int_equal(workflow(&f, "w")->agent_count, 1);
+    fixture_close(&f);
+}
+
+static void mail_is_counted_for_each_agent_until_it_asks(void **state)
+{
+    struct core_conf conf = fixture_conf();
+    struct event mail = {.type = EV_MAIL, .mail = {.id = text_of("w"), .messages = 3}};
+    struct fixture f;
+    const struct agent *a, *b;
+    struct action first;
+
+    (void)state;
+    fixture_open(&f, &conf, 1);
+    first = place(&f, "w", "a");
+    place(&f, "w", "b");
+    a = agent_find(f.core, workflow(&f, "w"), text_of("a"));
+    b = agent_find(f.core, workflow(&f, "w"), text_of("b"));
+    mail.mail.agent = text_of("a");
+    step(&f, &mail);
+    step(&f, &mail);
+    assert_int_equal(a->mails, 6);
+    assert_int_equal(b->mails, 0);
+    finish(&f, first.handle, 10, 0, 1); /* the end of a request is none */
+    assert_int_equal(a->mails, 6);
+    place(&f, "w", "b");
+    assert_int_equal(a->mails, 6);
+    place(&f, "w", "a");
+    assert_int_equal(a->mails, 0);
     fixture_close(&f);
 }
 
@@ -559,6 +590,7 @@ int main(void)
         cmocka_unit_test(agents_of_a_workflow_are_limited),
         cmocka_unit_test(agent_is_active_for_a_minute_after_its_last_request),
         cmocka_unit_test(mail_is_noted_on_an_agent_that_is_known_and_makes_nobody_known),
+        cmocka_unit_test(mail_is_counted_for_each_agent_until_it_asks),
         cmocka_unit_test(tenants_are_separate),
         cmocka_unit_test(long_names_are_kept_whole),
         cmocka_unit_test(listing_goes_from_the_newest_to_the_oldest),
