@@ -204,8 +204,8 @@ static void on_list(struct gw_request *r, enum err status, const uint8_t *body, 
     struct buf b = {0};
     size_t i;
 
-    if (status != ERR_OK) {
-        respond_error(r, status, NULL, NULL);
+    if (status != ERR_OK) { /* all else has been checked before it was asked */
+        respond_error(r, status, status == ERR_VALUE ? "cursor" : NULL, NULL);
         return;
     }
     ws = slipstream__v1__workflows__unpack(NULL, len, body);
@@ -247,6 +247,8 @@ void api_workflow_list(struct gw_request *r)
     }
     if (values[1] != NULL)
         limit = strtol(values[1], &end, 10);
+    if (values[1] != NULL && (values[1][0] < '0' || values[1][0] > '9'))
+        limit = 0;
     if (limit < 1 || limit > (long)LIST_MAX || (end != NULL && *end != '\0')) {
         respond_error(r, ERR_VALUE, "limit", "limit is 1 to 1000.");
         return;

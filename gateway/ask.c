@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/id.h"
 #include "gateway/finish.h"
 #include "gateway/worker.h"
 
@@ -116,6 +117,18 @@ const char *ask_bad_param(const struct gw_request *r)
     return r->bad_param;
 }
 
+#define NAME_SHOWN_BYTES 64u
+
+/* What an answer may repeat of a name: its beginning, whole characters. NULL: it is no text. */
+static const char *name_show(struct gw_request *r, const char *s, size_t len)
+{
+    size_t n = len < NAME_SHOWN_BYTES ? len : NAME_SHOWN_BYTES;
+
+    while (n < len && n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80)
+        n--;
+    return id_is_valid(s, n) ? request_strdup(r, s, n) : NULL;
+}
+
 static enum err pair_take(struct gw_request *r, const char *s, size_t len,
                           const char *const *params, const char **values)
 {
@@ -130,7 +143,7 @@ static enum err pair_take(struct gw_request *r, const char *s, size_t len,
             values[i] = eq != NULL ? decode(r, eq + 1, len - name_len - 1) : "";
             return values[i] != NULL ? ERR_OK : ERR_QUERY_PARAM;
         }
-    r->bad_param = request_strdup(r, s, name_len < 64 ? name_len : 64);
+    r->bad_param = name_show(r, s, name_len);
     return ERR_QUERY_PARAM;
 }
 

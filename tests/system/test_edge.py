@@ -146,3 +146,19 @@ def test_who_closes_a_half_while_receiving_takes_nothing(hop):
         box.wait_figure("waiting", 0)
     box.send("kept")
     assert [(m["payload"], m["attempt"]) for m in box.receive()] == [("kept", 1)]
+
+
+# ---- what answers repeat ----
+
+@pytest.mark.parametrize("name, shown", [
+    (b"\xff", None), (b"a\xc3", None), (b"bogus", "bogus"), (b"\xc3\xbc" * 40, "\u00fc" * 32), (b"x" + b"\xc3\xbc" * 40, "x" + "\u00fc" * 31)])
+def test_a_parameter_that_is_no_text_is_not_repeated_as_if_it_were(hop, name, shown):
+    with hop.client() as c:
+        c.send(b"GET /v1/workflows/w/agents/a/messages?" + name + b"=1 HTTP/1.1\r\nHost: test\r\n\r\n")
+        problem = check_problem(c.read_answer(), "unknown_query_parameter", 400)
+    assert problem.get("param") == shown
+
+
+@pytest.mark.parametrize("query, param", [("cursor=%01", "cursor"), ("limit=+1", "limit"), ("limit=%2b1", "limit"), ("limit=", "limit")])
+def test_list_of_workflows_names_what_is_wrong(hop, query, param):
+    assert check_problem(hop.get("/v1/workflows?" + query), "invalid_value", 400)["param"] == param
