@@ -90,6 +90,14 @@ class Brain(Fleet):
     def say(self, workflow, text=TEXT, agent="a", headers=(), **more):
         return self.chat(text, [("X-Workflow-ID", workflow), ("X-Agent-ID", agent), *headers], timeout=60, **more)
 
+    def say_and_settle(self, workflow):
+        """Returns when the scheduler knows that the call has ended and that its engine holds the prompt."""
+        a = self.say(workflow)
+        engine = next(e for e in self.engines if e.id == a.header("x-slipstream-engine"))
+        self.wait_no_lease()
+        wait_until(f"{engine.id} is known to hold the prompt", 10, lambda: self.engine_metric(engine, "kv_resident_tokens") > 2000, 0.03)
+        return a
+
     def explained(self, *args):
         return slipctl(self, "explain", "--json", *args)["decisions"]
 
@@ -260,20 +268,20 @@ def test_siblings_of_a_dead_engine_find_one_new_home(channel, policy):
 @pytest.mark.parametrize("policy", VIEWS)
 def test_engine_that_returns_is_known_to_be_empty(channel, policy):
     with Brain(channel, policy=policy, engines=2, kv_tokens=200000) as f:
-        first = f.say("w")
-        again = f.say("w")
+        first = f.say_and_settle("w")
+        again = f.say_and_settle("w")
         victim = next(e for e in f.engines if e.id == first.header("x-slipstream-engine"))
         assert again.header("x-slipstream-engine") == victim.id
         assert float(receipt(again)["hit"]) > 0.9 and cached(again) > 0
         f.kill_engine(victim)
-        moved = f.say("w")
+        moved = f.say_and_settle("w")
         assert moved.header("x-slipstream-engine") != victim.id
         assert float(receipt(moved)["hit"]) < 0.1 and cached(moved) == 0
         f.return_engine(victim)
         # Its old workflows do not come back for nothing, and what is sent there is not thought to be cached.
-        assert f.say("w").header("x-slipstream-engine") == moved.header("x-slipstream-engine")
+        assert f.say_and_settle("w").header("x-slipstream-engine") == moved.header("x-slipstream-engine")
         f.kill_engine(next(e for e in f.engines if e is not victim))
-        back = f.say("w")
+        back = f.say_and_settle("w")
         assert back.header("x-slipstream-engine") == victim.id
         assert float(receipt(back)["hit"]) < 0.1 and cached(back) == 0
         f.return_engine(next(e for e in f.engines if e is not victim))
