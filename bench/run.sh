@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# bench/run.sh NAME [--json FILE] [--rounds N] [--seconds S]
+# bench/run.sh NAME [--json FILE] [--rounds N] [--seconds S] [--only PART]
 # NAME: proxy, stream, bigbody, route, scale, mailbox, sim, live or all. See bench/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -353,8 +353,15 @@ def deep(b):
             row("receive_1m_us", b.median("receive_1m"), "us CPU")]
 
 
+PARTS = {"native": native, "large": large, "rest": rest, "polls": polls, "parked": parked, "deep": deep}
+
+
 def run(b):
-    rows = native(b) + large(b)
+    only = b.opts.only or list(PARTS)
+    unknown = set(only) - set(PARTS)
+    if unknown:
+        raise SystemExit(f"mailbox has no part {', '.join(sorted(unknown))}, only {', '.join(PARTS)}")
     apart(False)
-    upstream = start_upstream(b)
-    return rows + rest(b, upstream) + polls(b, upstream) + parked(b, upstream) + deep(b)
+    upstream = start_upstream(b) if set(only) & {"rest", "polls", "parked"} else None
+    return [r for name, part in PARTS.items() if name in only
+            for r in (part(b, upstream) if name in ("rest", "polls", "parked") else part(b))]

@@ -53,6 +53,7 @@ def main():
     p.add_argument("--json", metavar="FILE", help="also write the rows there")
     p.add_argument("--rounds", type=int, default=5, help="rounds over all that is compared, at least 3 (5)")
     p.add_argument("--seconds", type=float, default=4, help="base length of one measurement (4)")
+    p.add_argument("--only", metavar="PART", action="append", help="of mailbox: native, large, rest, polls, parked or deep; may be repeated")
     p.add_argument("--keep", action="store_true", help="keep settings and logs of the processes")
     opts = p.parse_args()
     if opts.rounds < 3:
