@@ -205,10 +205,8 @@ enum err rpc_send(struct rpc_client *c, unsigned method, const ProtobufCMessage 
 
 void client_on_oneway_timer(struct timer *t)
 {
-    struct rpc_client *c = container_of(t, struct rpc_client, oneway_timer);
-
-    c->is_urgent = true;
-    rpc_client_flush(c);
+    /* With the turn's flush: what others wait for may go first. */
+    container_of(t, struct rpc_client, oneway_timer)->is_urgent = true;
 }
 
 /* Rebuilds out without calls that wait for an answer; those end with status, or silently when

@@ -71,11 +71,12 @@ static void reply_show(struct gw_request *r, const Slipstream__V1__SendReply *re
     buf_adds(&r->out, "]}");
 }
 
-static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
+static void answer_sent(struct gw_request *r)
 {
     Slipstream__V1__SendReply *reply =
-        status == ERR_OK ? slipstream__v1__send_reply__unpack(NULL, len, body) : NULL;
-    enum err e = status != ERR_OK ? status : ERR_PROTO;
+        r->sent_status == ERR_OK ? slipstream__v1__send_reply__unpack(NULL, r->sent_len, r->sent)
+                                 : NULL;
+    enum err e = r->sent_status != ERR_OK ? r->sent_status : ERR_PROTO;
     bool replayed;
     int retry_ms;
 
@@ -95,7 +96,19 @@ static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, 
     }
     if (retry_ms > 0)
         respond_retry_after(r, retry_ms);
-    worker_accept_soon(r);
+    respond_out(r, 202, "application/json");
+}
+
+static void on_sent(struct gw_request *r, enum err status, const uint8_t *body, size_t len)
+{
+    uint8_t *copy = request_alloc(r, len + 1);
+
+    if (len > 0)
+        memcpy(copy, body, len);
+    r->sent = copy;
+    r->sent_len = len;
+    r->sent_status = status;
+    worker_answer_soon(r, answer_sent);
 }
 
 static void send_ask(struct gw_request *r)

@@ -140,6 +140,10 @@ struct gw_request {
     receive_done_fn *on_receive;
     uint64_t receive_ns; /* it began */
     uint32_t receive_max, receive_wait_ms, receive_lease_ms;
+    void (*patient)(struct gw_request *r); /* answers it when its turn on gw->patient has come */
+    const uint8_t *sent;                   /* what the mailbox process said, until then */
+    size_t sent_len;
+    enum err sent_status;
     bool bulk, peek;
     struct gw_mail *mail; /* api_mailbox.h; NULL for those who have no mail */
     bool purge;

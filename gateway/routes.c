@@ -149,6 +149,14 @@ static bool is_workflow_path(const char *path, size_t len)
     return len >= n && memcmp(path, own, n) == 0 && (len == n || path[n] == '/');
 }
 
+/* The last three letters tell most rows apart from a path, without a walk. */
+static bool tail_fits(const char *pattern, const char *path, size_t len)
+{
+    const char *tail = pattern + strlen(pattern) - 3;
+
+    return tail[2] == '*' || tail[2] == '}' || (len >= 3 && memcmp(tail, path + len - 3, 3) == 0);
+}
+
 /* Finds the row. ERR_METHOD where only the method does not fit. */
 static enum err route_find(struct gw_request *r, enum listener listener)
 {
@@ -162,6 +170,8 @@ static enum err route_find(struct gw_request *r, enum listener listener)
     for (i = 0; i < ROUTE_COUNT; i++) {
         const struct route *row = &routes[i];
 
+        if (!tail_fits(row->path, r->path, len))
+            continue;
         if (is_own && strchr(row->path, '*') != NULL)
             continue;
         if (!(row->listener & listener) || !path_matches(row->path, r->path, len, r->segments))

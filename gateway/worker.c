@@ -103,8 +103,11 @@ static void on_dispatch(h2o_timeout_entry_t *entry)
     struct gw *gw = container_of(entry, struct gw, dispatch);
     struct list *n;
 
-    while ((n = list_take(&gw->patient)) != NULL)
-        respond_out(container_of(n, struct gw_request, node), 202, "application/json");
+    while ((n = list_take(&gw->patient)) != NULL) {
+        struct gw_request *r = container_of(n, struct gw_request, node);
+
+        r->patient(r);
+    }
     gw->look_more = routes_dispatch(gw);
 }
 
@@ -115,8 +118,9 @@ void worker_dispatch_soon(struct gw *gw)
         h2o_timeout_link(gw->ctx.loop, &gw->ctx.zero_timeout, &gw->dispatch);
 }
 
-void worker_accept_soon(struct gw_request *r)
+void worker_answer_soon(struct gw_request *r, void (*answer)(struct gw_request *r))
 {
+    r->patient = answer;
     list_push(&r->gw->patient, &r->node);
     worker_dispatch_soon(r->gw);
 }
@@ -175,10 +179,10 @@ bool worker_run(struct gw *gw)
         timers_run(&gw->timers, now);
         if (gw->look_more)
             worker_dispatch_soon(gw);
-        if (gw->scheduler != NULL)
-            rpc_client_flush(gw->scheduler);
         if (gw->mailbox != NULL)
             rpc_client_flush(gw->mailbox);
+        if (gw->scheduler != NULL)
+            rpc_client_flush(gw->scheduler);
         if (gw->access.len >= ACCESS_FLUSH_BYTES)
             worker_access_flush(gw);
         if (gw->scheduler != NULL && rpc_client_is_looking(gw->scheduler))

@@ -43,7 +43,7 @@ struct gw {
     struct rpc_host rpc_host;
     struct pool requests; /* struct gw_request */
     struct list ready;    /* READING: dispatched at the end of the loop turn */
-    struct list patient; /* ASKING: answered with 202 and out when the turn's readers have theirs */
+    struct list patient;  /* ASKING: answered when the turn's readers have theirs */
     h2o_timeout_entry_t dispatch;
     h2o_timeout_entry_t look; /* for the scheduler's answers */
     bool look_more;           /* a big body waits for its next piece */
@@ -99,7 +99,7 @@ double worker_model_seconds(const struct gw *gw, uint64_t ns);
 /* Requests on gw->ready get their turn when everything that is readable now has been read. */
 void worker_dispatch_soon(struct gw *gw);
 /* The answer to a sender, at the end of the loop turn: who receives does not wait for it. */
-void worker_accept_soon(struct gw_request *r);
+void worker_answer_soon(struct gw_request *r, void (*answer)(struct gw_request *r));
 void worker_access_flush(struct gw *gw); /* to the file, or forgotten */
 void worker_count(struct gw *gw, enum gw_metric row, double v);
 void worker_error_count(struct gw *gw, enum err e); /* an error answer of our own */
