@@ -418,3 +418,59 @@ void scan_feed(struct scan *s, struct tap_usage *u, const char *p, size_t n)
             p = between_go_on(s, p);
     }
 }
+
+/* at: behind a quote. */
+static bool is_telling(const char *at, const char *end)
+{
+    static const char *const telling[] = {"usage\"", "error\"", "type\"", "message\"",
+                                          "response\""};
+    size_t left = (size_t)(end - at);
+
+    for (size_t i = 0; i < sizeof(telling) / sizeof(telling[0]); i++) {
+        size_t n = strlen(telling[i]);
+
+        if (telling[i][0] != *at || left < n || memcmp(at, telling[i], n) != 0)
+            continue;
+        return i != 0 || left < n + 5 || memcmp(at + n, ":null", 5) != 0;
+    }
+    return false;
+}
+
+static bool is_first_letter(char c)
+{
+    return c == 'u' || c == 'e' || c == 't' || c == 'm' || c == 'r';
+}
+
+bool scan_may_tell(const char *p, size_t n)
+{
+    const char *end = p + n;
+
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), cr = _mm_set1_epi8('\r');
+
+    for (; end - p >= 17; p += 16) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+        __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(p + 1));
+        __m128i first =
+            _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(y, _mm_set1_epi8('u')),
+                                      _mm_cmpeq_epi8(y, _mm_set1_epi8('e'))),
+                         _mm_or_si128(_mm_cmpeq_epi8(y, _mm_set1_epi8('t')),
+                                      _mm_or_si128(_mm_cmpeq_epi8(y, _mm_set1_epi8('m')),
+                                                   _mm_cmpeq_epi8(y, _mm_set1_epi8('r')))));
+        unsigned mask = (unsigned)_mm_movemask_epi8(
+            _mm_or_si128(_mm_and_si128(_mm_cmpeq_epi8(x, quote), first), _mm_cmpeq_epi8(x, cr)));
+
+        for (; mask != 0; mask &= mask - 1) {
+            const char *at = p + __builtin_ctz(mask);
+
+            if (*at == '\r' || is_telling(at + 1, end))
+                return true;
+        }
+    }
+#endif
+    for (; p < end; p++)
+        if (*p == '\r' ||
+            (*p == '"' && end - p > 1 && is_first_letter(p[1]) && is_telling(p + 1, end)))
+            return true;
+    return false;
+}

@@ -48,5 +48,11 @@ struct scan {
 void scan_start(struct scan *s);
 /* The next n bytes of the document. Numbers found go into u, later ones over earlier ones. */
 void scan_feed(struct scan *s, struct tap_usage *u, const char *p, size_t n);
+/*
+ * A look at a whole document before it is read: false if it tells no more than that a token came,
+ * because none of the keys is there by which it could say otherwise (usage, unless null; error,
+ * type, and who holds a usage) and no carriage return either. True means nothing: read it.
+ */
+bool scan_may_tell(const char *p, size_t n);
 
 #endif

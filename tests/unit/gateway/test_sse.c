@@ -369,6 +369,67 @@ static void broken_json_does_no_harm(void **state)
     tap_fini(&t);
 }
 
+static void assert_same_facts(const struct tap *a, const struct tap *b)
+{
+    assert_int_equal(a->seen_token, b->seen_token);
+    assert_int_equal(a->seen_done, b->seen_done);
+    assert_int_equal(a->seen_error, b->seen_error);
+    assert_int_equal(a->events, b->events);
+    assert_int_equal(a->usage.has_usage, b->usage.has_usage);
+    assert_int_equal(a->usage.has_cached, b->usage.has_cached);
+    assert_int_equal(a->usage.prompt_tokens, b->usage.prompt_tokens);
+    assert_int_equal(a->usage.completion_tokens, b->usage.completion_tokens);
+    assert_int_equal(a->usage.cached_tokens, b->usage.cached_tokens);
+}
+
+/* Events that are whole in a piece are passed over where they tell nothing; byte by byte, none is.
+ */
+static void events_in_one_piece_tell_what_they_tell_byte_by_byte(void **state)
+{
+    static const char *const kinds[] = {
+        HELLO "\n\n",
+        ROLE "\n\n",
+        USAGE "\n\n",
+        "data: {\"choices\":[],\"usage\":null}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\"\"}}],\"usage\":null}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"usage\"}}]}\n\n",
+        "data: {\"choices\":[],\ndata: \"usage\":{\"prompt_tokens\":5}}\n\n",
+        "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3}}\n\n",
+        "data: {\"choices\":[]}\r\n\r\n",
+        "data: {\"choices\":\r[],\"a\":1}\n\n",
+        "data: {\"error\":{\"message\":\"no\"}}\n\n",
+        "data: {\"type\":\"message_stop\"}\n\n",
+        "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":4}}}\n\n",
+        "data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":2}}}\n\n",
+        ": a comment\n\n",
+        "data: {\n\n",
+        "data: [DONE]\n\n",
+    };
+    const size_t count = sizeof(kinds) / sizeof(kinds[0]);
+    char text[2048];
+
+    (void)state;
+    for (size_t i = 0; i < count * count * count; i++) {
+        for (unsigned drop = 0; drop < 2; drop++) {
+            struct tap whole = {0}, bytes = {0};
+            struct buf a = {0}, b = {0};
+
+            snprintf(text, sizeof(text), "%s%s%s%s", HELLO "\n\n", kinds[i % count],
+                     kinds[i / count % count], kinds[i / count / count]);
+            tap_start(&whole, true, drop);
+            tap_start(&bytes, true, drop);
+            feed(&whole, text, strlen(text), 0, &a);
+            feed(&bytes, text, strlen(text), 1, &b);
+            assert_string_equal(buf_cstr(&a), buf_cstr(&b));
+            assert_same_facts(&whole, &bytes);
+            tap_fini(&whole);
+            tap_fini(&bytes);
+            buf_fini(&a);
+            buf_fini(&b);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -387,6 +448,7 @@ int main(void)
         cmocka_unit_test(an_error_in_the_stream_is_seen),
         cmocka_unit_test(json_answers_tell_their_usage_in_pieces_of_any_size),
         cmocka_unit_test(broken_json_does_no_harm),
+        cmocka_unit_test(events_in_one_piece_tell_what_they_tell_byte_by_byte),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
