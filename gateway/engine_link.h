@@ -45,7 +45,7 @@ struct exchange { /* embedded in its owner; zeroed = idle */
 };
 
 /* Starts; callbacks come later, never from inside. bufs stay valid until the head of the answer has
- * come or the exchange has ended. */
+ * come or the exchange has ended; they lose what has been written. */
 void exchange_start(struct exchange *x, struct gw *gw, uint32_t engine, uint32_t generation,
                     h2o_iovec_t *bufs, size_t count, bool is_head, bool fresh,
                     const struct exchange_ops *ops, void *arg);

@@ -374,6 +374,7 @@ static void gw_close(struct gw *gw)
     if (gw->metric_file != NULL)
         metric_close(gw->metric_file);
     buf_fini(&gw->head);
+    buf_fini(&gw->flat);
     buf_fini(&gw->access);
     free(gw->by_fd);
     if (gw->client_count == 0)

@@ -120,13 +120,14 @@ struct gw_request {
     struct exchange x;
     h2o_iovec_t *upstream; /* head and body pieces */
     struct tap tap;
-    struct buf out; /* what the tap has rewritten */
+    struct buf out; /* what the tap has rewritten; the rest of a relayed piece */
     h2o_buffer_t *sending_buffer;
     uint64_t sending_since_ns;
     uint64_t answer_length; /* UINT64_MAX: not known */
     uint64_t sent_bytes;
     bool head_ready, started, sending, upstream_done, finished, abort, tapping, body_dropped,
         event_stream, until_close; /* until_close: the answer ends with its connection */
+    bool relaying;                 /* pieces of the answer go round h2o */
     enum err end;                  /* why it ended; ERR_OK: answered */
     void (*asked)(struct gw_request *r, enum err status, const uint8_t *body,
                   size_t len); /* ask.c */

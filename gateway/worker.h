@@ -50,6 +50,7 @@ struct gw {
     struct list looking;      /* READING: big bodies, one after the other, a piece each turn */
     struct gw_scratch *scratch;
     struct buf head; /* where upstream heads are put together */
+    struct buf flat; /* and what is written at once, in one piece */
     struct fleet fleet;
     struct engine_pool *pools; /* one per fleet index */
     struct rpc_client *scheduler, *mailbox;
