@@ -118,19 +118,32 @@ static bool is_hex4(const char *p)
 static const bool is_escape[256] = {['"'] = true, ['\\'] = true, ['/'] = true, ['b'] = true,
                                     ['f'] = true, ['n'] = true,  ['r'] = true, ['t'] = true};
 
+#ifdef __SSE2__
+/* Quotes, backslashes, control characters and, as the comparison is signed, all that is not ASCII.
+ */
+static inline __m128i odd_bytes(const char *p)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return _mm_or_si128(
+        _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'))),
+        _mm_cmplt_epi8(x, _mm_set1_epi8(' ')));
+}
+#endif
+
 /* Behind the plain bytes of a string; with fewer than 16 left it may stop at a plain one. */
 static inline const char *plain_run(const char *p, const char *stop, const char *end)
 {
 #ifdef __SSE2__
-    const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\');
-    const __m128i space = _mm_set1_epi8(' ');
+    for (; stop - p >= 64; p += 64) {
+        __m128i low = _mm_or_si128(odd_bytes(p), odd_bytes(p + 16));
+        __m128i high = _mm_or_si128(odd_bytes(p + 32), odd_bytes(p + 48));
 
+        if (_mm_movemask_epi8(_mm_or_si128(low, high)) != 0)
+            break;
+    }
     while (end - p >= 16 && p < stop) {
-        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-        /* Signed: below ' ' are the control characters and every byte of 0x80 and more. */
-        __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(x, quote), _mm_cmpeq_epi8(x, slash)),
-                                   _mm_cmplt_epi8(x, space));
-        unsigned mask = (unsigned)_mm_movemask_epi8(odd);
+        unsigned mask = (unsigned)_mm_movemask_epi8(odd_bytes(p));
 
         if (mask != 0)
             return p + __builtin_ctz(mask);

@@ -26,12 +26,29 @@ static bool is_token(const char *s, size_t len)
     return all;
 }
 
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+/* Whether one of eight bytes is below 0x20, or 0x7f. */
+static inline bool has_control(uint64_t x)
+{
+    uint64_t low = (x - EACH(0x20)) & ~x, del = x ^ EACH(0x7f);
+
+    return ((low | ((del - EACH(1)) & ~del)) & EACH(0x80)) != 0;
+}
+
 /* No control characters, the tab excepted. */
 static bool is_field_value(const char *s, size_t len)
 {
     bool bad = false;
+    size_t i = 0;
+    uint64_t x;
 
-    for (size_t i = 0; i < len; i++) {
+    for (; len - i >= sizeof(x); i += sizeof(x)) {
+        memcpy(&x, s + i, sizeof(x));
+        if (has_control(x))
+            break;
+    }
+    for (; i < len; i++) {
         unsigned char c = (unsigned char)s[i];
 
         bad |= (c < 0x20) & (c != '\t');
@@ -155,20 +172,23 @@ enum err head_check(const char *raw, size_t len, size_t max_bytes, struct head_f
 
 /* ---- which headers go through ---- */
 
-struct name {
-    const char *text;
-    size_t len;
+/* Names in lower case, and which lengths they have. */
+struct names {
+    uint32_t lengths;
+    const char *const *list; /* NULL ends it */
 };
-#define NAME(text)             \
-    {                          \
-        text, sizeof(text) - 1 \
-    }
+#define NAME(text) text,
+#define LENGTH(text) | UINT32_C(1) << (sizeof(text) - 1)
+#define NAMES(variable, ROWS)                                       \
+    static const char *const variable##_list[] = {ROWS(NAME) NULL}; \
+    static const struct names variable = {0 ROWS(LENGTH), variable##_list}
 
-static bool is_listed(const char *name, size_t len, const struct name *list)
+static bool is_listed(const char *name, size_t len, const struct names *names)
 {
-    for (; list->text != NULL; list++) {
-        if (len == list->len && (name[0] | 0x20) == list->text[0] &&
-            strncasecmp(name, list->text, len) == 0)
+    if (len > 31 || (names->lengths >> len & 1) == 0)
+        return false;
+    for (const char *const *n = names->list; *n != NULL; n++) {
+        if ((name[0] | 0x20) == **n && is_name(name, len, *n))
             return true;
     }
     return false;
@@ -205,41 +225,41 @@ static bool is_ours(const char *name, size_t len)
 }
 
 /* Of one connection only, or saying where a message ends: both sides set their own. */
-static const struct name hop_by_hop[] = {NAME("connection"),
-                                         NAME("keep-alive"),
-                                         NAME("proxy-connection"),
-                                         NAME("proxy-authenticate"),
-                                         NAME("te"),
-                                         NAME("trailer"),
-                                         NAME("transfer-encoding"),
-                                         NAME("upgrade"),
-                                         NAME("content-length"),
-                                         {NULL, 0}};
+#define HOP_BY_HOP(X)       \
+    X("connection")         \
+    X("keep-alive")         \
+    X("proxy-connection")   \
+    X("proxy-authenticate") \
+    X("te") X("trailer") X("transfer-encoding") X("upgrade") X("content-length")
+NAMES(hop_by_hop, HOP_BY_HOP);
 
-bool head_may_forward(const char *name, size_t name_len, const char *value, size_t value_len,
-                      const char *connection, size_t connection_len)
+#define NOT_FORWARDED(X) \
+    X("host")            \
+    X("expect")          \
+    X("proxy-authorization") X("http2-settings") X("x-vllm-priority") X("x-data-parallel-rank")
+NAMES(not_forwarded, NOT_FORWARDED);
+
+/* h2o writes a Date and a Server of its own. */
+#define NOT_RETURNED(X) X("x-request-id") X("date") X("server") X("alt-svc")
+NAMES(not_returned, NOT_RETURNED);
+
+bool head_passes(const char *name, size_t name_len, const char *connection, size_t connection_len)
 {
-    static const struct name denied[] = {NAME("host"),
-                                         NAME("expect"),
-                                         NAME("proxy-authorization"),
-                                         NAME("http2-settings"),
-                                         NAME("x-vllm-priority"),
-                                         NAME("x-data-parallel-rank"),
-                                         {NULL, 0}};
-
-    return is_token(name, name_len) && is_field_value(value, value_len) &&
-           !is_listed(name, name_len, hop_by_hop) && !is_listed(name, name_len, denied) &&
+    return !is_listed(name, name_len, &hop_by_hop) && !is_listed(name, name_len, &not_forwarded) &&
            !is_ours(name, name_len) &&
            (connection == NULL || !is_named_by(connection, connection_len, name, name_len));
 }
 
+bool head_may_forward(const char *name, size_t name_len, const char *value, size_t value_len,
+                      const char *connection, size_t connection_len)
+{
+    return is_token(name, name_len) && is_field_value(value, value_len) &&
+           head_passes(name, name_len, connection, connection_len);
+}
+
 bool head_may_return(const char *name, size_t name_len, const char *value, size_t value_len)
 {
-    /* h2o writes a Date and a Server of its own. */
-    static const struct name denied[] = {
-        NAME("x-request-id"), NAME("date"), NAME("server"), NAME("alt-svc"), {NULL, 0}};
-
     return is_token(name, name_len) && is_field_value(value, value_len) &&
-           !is_listed(name, name_len, hop_by_hop) && !is_listed(name, name_len, denied) &&
+           !is_listed(name, name_len, &hop_by_hop) && !is_listed(name, name_len, &not_returned) &&
            !is_ours(name, name_len);
 }

@@ -27,6 +27,8 @@ enum err head_check(const char *raw, size_t len, size_t max_bytes, struct head_f
  * value of the Connection header (names more), NULL when absent. */
 bool head_may_forward(const char *name, size_t name_len, const char *value, size_t value_len,
                       const char *connection, size_t connection_len);
+/* The same for a header that head_check() has seen: only its name matters. */
+bool head_passes(const char *name, size_t name_len, const char *connection, size_t connection_len);
 /* The same for answer headers on the way back (hop-by-hop, framing, X-Request-Id of the engine). */
 bool head_may_return(const char *name, size_t name_len, const char *value, size_t value_len);
 

@@ -25,10 +25,8 @@ typedef Slipstream__V1__ReportItem report_msg;
 
 static void text_set(char *dst, size_t size, const char *s)
 {
-    size_t n = s != NULL ? strnlen(s, size - 1) : 0;
-
-    memcpy(dst, s != NULL ? s : "", n);
-    dst[n] = '\0';
+    memccpy(dst, s != NULL ? s : "", '\0', size - 1);
+    dst[size - 1] = '\0';
 }
 
 static uint32_t span_us(uint64_t from_ns, uint64_t to_ns)

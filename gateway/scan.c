@@ -136,38 +136,43 @@ static void container_begin(struct scan *s, bool is_object)
     s->expects_key = is_object;
 }
 
-static bool word_ends(const struct scan *s, const char *tail)
+/* A string's bytes: in the piece where it is whole there, else as kept in s->word. */
+struct word {
+    const char *at;
+    size_t len;
+};
+
+static bool word_ends(struct word w, const char *tail)
 {
     size_t n = strlen(tail);
 
-    return s->word_len <= SCAN_WORD && s->word_len >= n &&
-           memcmp(s->word + s->word_len - n, tail, n) == 0;
+    return w.len <= SCAN_WORD && w.len >= n && memcmp(w.at + w.len - n, tail, n) == 0;
 }
 
-static bool word_is(const struct scan *s, const char *word)
+static bool word_is(struct word w, const char *word)
 {
-    return s->word_len == strlen(word) && word_ends(s, word);
+    return w.len == strlen(word) && word_ends(w, word);
 }
 
 /* The value of a top-level "type". */
-static void type_take(struct scan *s)
+static void type_take(struct scan *s, struct word w)
 {
     s->has_type = true;
-    if (word_ends(s, "delta"))
+    if (word_ends(w, "delta"))
         s->is_token = true;
-    if (word_is(s, "error"))
+    if (word_is(w, "error"))
         s->is_error = true;
-    if (word_is(s, "message_stop") || word_is(s, "response.completed") ||
-        word_is(s, "response.incomplete") || word_is(s, "response.failed"))
+    if (word_is(w, "message_stop") || word_is(w, "response.completed") ||
+        word_is(w, "response.incomplete") || word_is(w, "response.failed"))
         s->is_finished = true;
 }
 
 /* A string, number or literal where levels[] says it stands. */
-static void value_take(struct scan *s, bool is_string)
+static void value_take(struct scan *s, bool is_string, struct word w)
 {
     enum key key;
     bool is_null = !is_string && s->scalar == 'n';
-    bool is_something = is_string ? s->word_len > 0 : !is_null;
+    bool is_something = is_string ? w.len > 0 : !is_null;
 
     if (s->level_count == 0)
         return;
@@ -175,7 +180,7 @@ static void value_take(struct scan *s, bool is_string)
     switch ((enum zone)s->levels[s->level_count - 1].zone) {
     case ZONE_ROOT:
         if (key == KEY_TYPE && is_string)
-            type_take(s);
+            type_take(s, w);
         if (key == KEY_ERROR && !is_null)
             s->is_error = true;
         if (key == KEY_STOP_REASON && !is_null)
@@ -229,28 +234,43 @@ static void number_take(struct scan *s, struct tap_usage *u)
     }
 }
 
-static void key_take(struct scan *s)
+static void key_take(struct scan *s, struct word w)
 {
-    uint32_t some = s->word_len <= KEY_LEN_MAX ? keys_of_len[s->word_len] : 0;
+    uint32_t some = w.len <= KEY_LEN_MAX ? keys_of_len[w.len] : 0;
     enum key key = KEY_OTHER;
 
     for (; some != 0; some &= some - 1) {
         enum key k = (enum key)__builtin_ctz(some);
 
-        if (memcmp(keys[k], s->word, s->word_len) == 0)
+        if (keys[k][0] == w.at[0] && memcmp(keys[k], w.at, w.len) == 0)
             key = k;
     }
     s->levels[s->level_count - 1].key = (uint8_t)key;
 }
 
+#ifdef __SSE2__
+static inline __m128i quotes_and_slashes(const char *p)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')),
+                        _mm_cmpeq_epi8(x, _mm_set1_epi8('\\')));
+}
+#endif
+
 /* To the next quote or backslash, or a few bytes before the end. */
 static const char *string_skip(const char *p, const char *end)
 {
 #ifdef __SSE2__
+    for (; end - p >= 64; p += 64) {
+        __m128i low = _mm_or_si128(quotes_and_slashes(p), quotes_and_slashes(p + 16));
+        __m128i high = _mm_or_si128(quotes_and_slashes(p + 32), quotes_and_slashes(p + 48));
+
+        if (_mm_movemask_epi8(_mm_or_si128(low, high)) != 0)
+            break;
+    }
     while (end - p >= 16) {
-        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-        unsigned mask = (unsigned)_mm_movemask_epi8(_mm_or_si128(
-            _mm_cmpeq_epi8(x, _mm_set1_epi8('"')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'))));
+        unsigned mask = (unsigned)_mm_movemask_epi8(quotes_and_slashes(p));
 
         if (mask != 0)
             return p + __builtin_ctz(mask);
@@ -272,6 +292,14 @@ static void word_add(struct scan *s, const char *p, size_t n)
     s->word_len = n > UINT32_MAX - s->word_len ? UINT32_MAX : s->word_len + (uint32_t)n;
 }
 
+static void string_end(struct scan *s, struct word w)
+{
+    if (s->is_key)
+        key_take(s, w);
+    else
+        value_take(s, true, w);
+}
+
 static const char *string_go_on(struct scan *s, const char *p, const char *end)
 {
     const char *next;
@@ -282,6 +310,12 @@ static const char *string_go_on(struct scan *s, const char *p, const char *end)
         return p + 1;
     }
     next = string_skip(p, end);
+    if (next < end && *next == '"' && s->word_len == 0) {
+        s->place = BETWEEN;
+        if (s->dull == 0)
+            string_end(s, (struct word){p, (size_t)(next - p)});
+        return next + 1;
+    }
     if (s->dull == 0)
         word_add(s, p, (size_t)(next - p));
     if (next == end)
@@ -293,31 +327,29 @@ static const char *string_go_on(struct scan *s, const char *p, const char *end)
         return next + 1;
     }
     s->place = BETWEEN;
-    if (s->dull == 0) {
-        if (s->is_key)
-            key_take(s);
-        else
-            value_take(s, true);
-    }
+    if (s->dull == 0)
+        string_end(s, (struct word){s->word, s->word_len});
     return next + 1;
 }
 
+static const bool ends_scalar[256] = {
+    [','] = true,  ['}'] = true, [']'] = true, [' '] = true, ['\n'] = true, ['\r'] = true,
+    ['\t'] = true, ['"'] = true, [':'] = true, ['{'] = true, ['['] = true};
+
 static const char *scalar_go_on(struct scan *s, struct tap_usage *u, const char *p, const char *end)
 {
-    for (; p < end; p++) {
-        char c = *p;
+    uint64_t number = s->number;
 
-        if (c == ',' || c == '}' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t' ||
-            c == '"' || c == ':' || c == '{' || c == '[') {
-            s->place = BETWEEN;
-            value_take(s, false);
-            number_take(s, u);
-            break;
-        }
-        if (c < '0' || c > '9')
-            s->is_integer = false;
-        else if (s->number <= UINT32_MAX)
-            s->number = s->number * 10 + (uint64_t)(c - '0');
+    for (; p < end && *p >= '0' && *p <= '9'; p++)
+        if (number <= UINT32_MAX)
+            number = number * 10 + (uint64_t)(*p - '0');
+    s->number = number;
+    for (; p < end && !ends_scalar[(unsigned char)*p]; p++)
+        s->is_integer = false;
+    if (p < end) {
+        s->place = BETWEEN;
+        value_take(s, false, (struct word){NULL, 0});
+        number_take(s, u);
     }
     return p;
 }
@@ -366,41 +398,46 @@ static const char *dull_go_on(struct scan *s, const char *p, const char *end)
     return p + 1;
 }
 
-static const char *between_go_on(struct scan *s, const char *p)
+/* To where a string or scalar begins, or a dull part. */
+static const char *between_go_on(struct scan *s, const char *p, const char *end)
 {
-    switch (*p) {
-    case ' ':
-    case '\n':
-    case '\r':
-    case '\t':
-        break;
-    case '{':
-    case '[':
-        container_begin(s, *p == '{');
-        break;
-    case '}':
-    case ']':
-        if (s->level_count > 0)
-            s->level_count--;
-        s->expects_key = false;
-        break;
-    case ',':
-        s->expects_key = s->level_count > 0 && s->levels[s->level_count - 1].is_object;
-        break;
-    case ':':
-        s->expects_key = false;
-        break;
-    case '"':
-        string_begin(s);
-        break;
-    default:
-        s->place = IN_SCALAR;
-        s->scalar = *p;
-        s->number = 0;
-        s->is_integer = *p >= '0' && *p <= '9';
-        return p; /* scalar_go_on() reads it again */
+    for (; p < end; p++) {
+        switch (*p) {
+        case ' ':
+        case '\n':
+        case '\r':
+        case '\t':
+            break;
+        case '{':
+        case '[':
+            container_begin(s, *p == '{');
+            if (s->dull > 0)
+                return p + 1;
+            break;
+        case '}':
+        case ']':
+            if (s->level_count > 0)
+                s->level_count--;
+            s->expects_key = false;
+            break;
+        case ',':
+            s->expects_key = s->level_count > 0 && s->levels[s->level_count - 1].is_object;
+            break;
+        case ':':
+            s->expects_key = false;
+            break;
+        case '"':
+            string_begin(s);
+            return p + 1;
+        default:
+            s->place = IN_SCALAR;
+            s->scalar = *p;
+            s->number = 0;
+            s->is_integer = *p >= '0' && *p <= '9';
+            return p; /* scalar_go_on() reads it again */
+        }
     }
-    return p + 1;
+    return p;
 }
 
 void scan_feed(struct scan *s, struct tap_usage *u, const char *p, size_t n)
@@ -415,7 +452,7 @@ void scan_feed(struct scan *s, struct tap_usage *u, const char *p, size_t n)
         else if (s->dull > 0)
             p = dull_go_on(s, p, end);
         else
-            p = between_go_on(s, p);
+            p = between_go_on(s, p, end);
     }
 }
 

@@ -152,8 +152,10 @@ static void upstream_headers(struct gw_request *r, struct buf *b)
     for (i = 0; i < hs->size; i++) {
         const h2o_header_t *h = &hs->entries[i];
 
-        if (!head_may_forward(h->name->base, h->name->len, h->value.base, h->value.len,
-                              connection.base, connection.len))
+        if (r->req->version < 0x200
+                ? !head_passes(h->name->base, h->name->len, connection.base, connection.len)
+                : !head_may_forward(h->name->base, h->name->len, h->value.base, h->value.len,
+                                    connection.base, connection.len))
             continue;
         if (h->name == &H2O_TOKEN_ACCEPT_ENCODING->buf ||
             h2o_memis(h->name->base, h->name->len, H2O_STRLIT("x-request-id")))
