@@ -38,12 +38,14 @@ uint32_t near_beat(struct near *n, const struct near_use *use, uint64_t span_ns)
     uint64_t ran = use->ran_ns - n->use.ran_ns, waited = use->waited_ns - n->use.waited_ns,
              turns = use->turns - n->use.turns;
     bool is_busy = ran > span_ns / NEAR_BUSY;
-    bool is_kept = turns >= FEW && waited / turns > NEAR_WAIT_NS;
+    uint64_t wait_ns = turns >= FEW ? waited / turns : 0;
+    bool is_kept = wait_ns > NEAR_WAIT_NS && wait_ns > 2 * n->free_wait_ns;
     bool is_torn = n->answers >= 2 * FEW && n->elsewhere > n->answers / 4;
 
     if (n->cpu != NEAR_ANYWHERE && (is_busy || is_kept || is_torn)) {
         let_go(n);
     } else if (n->cpu == NEAR_ANYWHERE) {
+        n->free_wait_ns = turns >= FEW ? wait_ns : n->free_wait_ns;
         n->pause -= n->pause > 0;
         if (is_busy && n->pause == 0)
             n->pause = 1;

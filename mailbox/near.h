@@ -9,7 +9,8 @@
  * Which CPU a process that has little to do should keep to: the one where whoever waits for its
  * answers sleeps. The two take turns then, and waking each other is a switch; on different CPUs
  * every call and every answer has to wake a CPU that rests. As soon as this one has much to do, has
- * to wait for the CPU, or its callers sleep here and there, it goes wherever the kernel wants.
+ * to wait for the CPU longer than elsewhere, or its callers sleep here and there, it goes wherever
+ * the kernel wants.
  *
  * Pure: told of answers and beats, says a CPU.
  */
@@ -29,6 +30,7 @@ struct near {
     uint32_t seen_cpu; /* of the last readers */
     uint32_t streak, answers, elsewhere;
     uint32_t pause, pause_next, good; /* beats */
+    uint64_t free_wait_ns;            /* mean of the last beat in which it went anywhere */
     struct near_use use;
 };
 

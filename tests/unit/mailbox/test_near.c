@@ -110,6 +110,18 @@ static void lets_go_when_others_are_in_the_way(void **state)
     assert_int_equal(beat(&u, 0, 101 * (uint64_t)NEAR_WAIT_NS, 100), NEAR_ANYWHERE);
 }
 
+static void stays_where_it_waits_no_longer_than_elsewhere(void **state)
+{
+    struct use_at u;
+
+    (void)state;
+    start(&u);
+    beat(&u, 0, 200 * (uint64_t)NEAR_WAIT_NS, 100);
+    answers(&u, 1, NEAR_STREAK);
+    assert_int_equal(beat(&u, 0, 400 * (uint64_t)NEAR_WAIT_NS, 100), 1);
+    assert_int_equal(beat(&u, 0, 401 * (uint64_t)NEAR_WAIT_NS, 100), NEAR_ANYWHERE);
+}
+
 /* Beats until it follows again. */
 static unsigned pause_of(struct use_at *u)
 {
@@ -149,6 +161,7 @@ int main(void)
         cmocka_unit_test(lets_go_of_a_reader_among_several),
         cmocka_unit_test(lets_go_when_it_has_much_to_do_and_begins_when_it_has_not),
         cmocka_unit_test(lets_go_when_others_are_in_the_way),
+        cmocka_unit_test(stays_where_it_waits_no_longer_than_elsewhere),
         cmocka_unit_test(waits_longer_each_time_until_it_went_well),
     };
 
