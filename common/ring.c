@@ -195,12 +195,8 @@ bool ring_is_empty(const struct ring *r)
            atomic_load_explicit(&r->shared->head, memory_order_relaxed) == r->at;
 }
 
-uint32_t ring_reader_cpu(const struct ring *r)
-{
-    return atomic_load_explicit(&r->shared->sleeper_cpu, memory_order_relaxed);
-}
-
 bool ring_reader_is_elsewhere(const struct ring *r)
 {
-    return ring_reader_cpu(r) != (uint32_t)sched_getcpu();
+    return atomic_load_explicit(&r->shared->sleeper_cpu, memory_order_relaxed) !=
+           (uint32_t)sched_getcpu();
 }

@@ -70,8 +70,6 @@ bool ring_sleep(struct ring *r);
 /* Awake without having been rung: no write rings until the next ring_sleep(). */
 void ring_wake(struct ring *r);
 bool ring_is_empty(const struct ring *r);
-/* Producer: the CPU on which the consumer slept last. A hint, and any number where it lies. */
-uint32_t ring_reader_cpu(const struct ring *r);
 /* Producer: the consumer slept last on another CPU than this one, so that it can run while we
  * wait. A hint. */
 bool ring_reader_is_elsewhere(const struct ring *r);

@@ -158,10 +158,6 @@ enum err rpc_reply(struct rpc_server *s, uint64_t token, enum err status,
 enum err rpc_event(struct rpc_server *s, struct rpc_peer *peer, unsigned event,
                    const ProtobufCMessage *body);
 
-/* True where something went out over a ring since the last call. *cpu: where the last reader of it
- * said that it sleeps; a hint, any number where the reader lies. */
-bool rpc_server_reader_cpu(struct rpc_server *s, uint32_t *cpu);
-
 void *rpc_peer_data(const struct rpc_peer *p);
 void rpc_peer_set_data(struct rpc_peer *p, void *data);
 const char *rpc_peer_name(const struct rpc_peer *p);

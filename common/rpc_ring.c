@@ -164,11 +164,6 @@ bool ring_link_is_elsewhere(const struct ring_link *l)
     return ring_reader_is_elsewhere(&l->out);
 }
 
-uint32_t ring_link_reader_cpu(const struct ring_link *l)
-{
-    return ring_reader_cpu(&l->out);
-}
-
 void ring_link_stay_awake(struct ring_link *l)
 {
     if (!l->is_awake && !l->is_freed && !l->is_dead) {

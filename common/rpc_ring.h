@@ -36,7 +36,6 @@ void ring_link_drain(struct ring_link *l); /* handles what is there now; on_fram
  * it only while the other side can run meanwhile: ring_link_is_elsewhere().
  */
 bool ring_link_is_elsewhere(const struct ring_link *l);
-uint32_t ring_link_reader_cpu(const struct ring_link *l); /* ring_reader_cpu() of what is written */
 void ring_link_stay_awake(struct ring_link *l);
 void ring_link_look(struct ring_link *l);
 void ring_link_doze(struct ring_link *l);

@@ -272,8 +272,6 @@ static void deliver_ring(struct rpc_peer *p)
         p->events_sent += n;
     }
     ring_link_kick(p->ring);
-    p->server->has_rung = true;
-    p->server->rung_cpu = ring_link_reader_cpu(p->ring);
     if (e == ERR_BUSY)
         timer_start(p->server->host.timers, &p->retry_timer, clock_ns() + RETRY_NS);
     else if (e != ERR_OK)
@@ -317,15 +315,6 @@ void rpc_server_flush(struct rpc_server *s)
         asked_answer(p);
         peer_deliver(p);
     }
-}
-
-bool rpc_server_reader_cpu(struct rpc_server *s, uint32_t *cpu)
-{
-    bool has_rung = s->has_rung;
-
-    s->has_rung = false;
-    *cpu = s->rung_cpu;
-    return has_rung;
 }
 
 /* ---- frames coming in ---- */

@@ -64,8 +64,6 @@ struct rpc_server {
     struct list peers, pipes, dirty;
     uint32_t peer_count;
     bool is_closing;
-    bool has_rung; /* since somebody asked */
-    uint32_t rung_cpu;
     struct timer sweep_timer;
 
     struct rpc_peer *current; /* whose call is being handled */

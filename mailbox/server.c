@@ -18,7 +18,6 @@
 #include "common/must.h"
 #include "common/proc.h"
 #include "proto/mailbox.pb-c.h"
-#include "mailbox/beside.h"
 #include "mailbox/keys.h"
 #include "mailbox/meters.h"
 #include "mailbox/methods.h"
@@ -135,12 +134,10 @@ static void stop_when_drained(struct server *s)
 static void on_beat(struct timer *t)
 {
     struct server *s = container_of(t, struct server, beat_timer);
-    uint64_t now = clock_ns();
 
     meters_beat(s->meters, s->core);
-    beside_beat(s->beside, now);
     proc_alive();
-    timer_start(loop_timers(s->loop), t, now + BEAT_NS);
+    timer_start(loop_timers(s->loop), t, clock_ns() + BEAT_NS);
 }
 
 /* Every box that changed in this turn, to whoever shows it. */
@@ -161,7 +158,6 @@ static void on_turn_end(void *arg)
 {
     struct server *s = arg;
     uint64_t next;
-    uint32_t cpu;
 
     s->turns++;
     turn_end(&s->turn);
@@ -172,10 +168,8 @@ static void on_turn_end(void *arg)
         timer_start(loop_timers(s->loop), &s->core_timer, next);
     if (s->draining && !s->leaving)
         stop_when_drained(s);
-    rpc_server_flush(s->rpc); /* nobody who reads a message waits for what is told about it */
     changes_tell(s);
-    if (rpc_server_reader_cpu(s->rpc, &cpu))
-        beside_answered(s->beside, cpu);
+    rpc_server_flush(s->rpc);
 }
 
 /* ---- signals ---- */
@@ -215,7 +209,6 @@ static void limits_apply(struct server *s, struct conf *conf, struct keys *keys)
     e.limits = limits_of(&conf->mailbox);
     server_step(s, &e);
     s->store->ops->compress_from(s->store, conf->mailbox.compress_bytes);
-    beside_want(s->beside, conf->mailbox.follow_worker);
     log_set_level((enum log_level)conf->common.log_level);
 }
 
@@ -376,7 +369,6 @@ static enum err server_open(struct server *s)
     s->start_ns = clock_ns();
     s->loop = loop_new();
     s->scratch = answer_scratch_new();
-    s->beside = beside_new(s->conf->mailbox.follow_worker);
     if (e == ERR_OK)
         e = core_open(s);
     if (e != ERR_OK)
@@ -410,7 +402,6 @@ static void server_close(struct server *s)
         s->store->ops->close(s->store);
     mbox_actions_fini(&s->out);
     answer_scratch_free(s->scratch);
-    beside_free(s->beside);
     meters_close(s->meters);
     hash_fini(&s->peers);
     free(s->due);

@@ -17,7 +17,6 @@ struct meters;
 struct keys;
 struct notes;
 struct answer_scratch;
-struct beside;
 
 /* One client. Owned by the server from its hello until it is gone. */
 struct peer {
@@ -51,7 +50,6 @@ struct server {
     struct keys *keys;
     struct notes *notes;
     struct answer_scratch *scratch;
-    struct beside *beside;
     struct arena hot;      /* what the call under way was unpacked into, where it fits */
     struct region request; /* and everything else that lives as long as the call, but for */
     struct buf unpacked;   /* its payloads that came compressed */
