@@ -385,7 +385,8 @@ void request_gone(struct gw_request *r)
         respond_confirm(r); /* with all of its answer */
         return;
     }
-    r->end = ERR_CLIENT_GONE;
+    if (r->end == ERR_OK) /* else we have shown it the door ourselves */
+        r->end = ERR_CLIENT_GONE;
     if (r->state != GW_CLOSING)
         gw_goto(r, GW_CLOSING, "client left");
     if (r->started) {
