@@ -303,7 +303,7 @@ static bool flush_ring(struct rpc_client *c)
     size_t frame_max = room < RING_FRAME_BYTES ? room : RING_FRAME_BYTES;
     uint8_t head[FRAME_HEAD_BYTES];
     enum err e = ERR_OK;
-    size_t n;
+    size_t done = 0, n;
 
     if (c->last_event != c->acked_event)
         ack_add(c);
@@ -311,17 +311,18 @@ static bool flush_ring(struct rpc_client *c)
         c->looks_until_ns = clock_ns() + c->conf.look_us * NS_PER_US;
         ring_link_stay_awake(c->ring);
     }
-    while (c->out.len > 0 && e == ERR_OK) {
-        n = frame_cut((uint8_t *)c->out.base, c->out.len, frame_max);
+    while (done < c->out.len && e == ERR_OK) {
+        n = frame_cut((uint8_t *)c->out.base + done, c->out.len - done, frame_max);
         head_write(c, head);
-        e = ring_link_write(c->ring, head, sizeof(head), c->out.base, n);
+        e = ring_link_write(c->ring, head, sizeof(head), c->out.base + done, n);
         if (e == ERR_OK)
             c->tx_seq++;
         if (e == ERR_TOO_LARGE)
             e = ERR_OK; /* a one-way call from before the link had a ring: dropped */
         if (e == ERR_OK)
-            out_sent(c, n);
+            done += n;
     }
+    out_sent(c, done); /* at once: what stays is moved, and it may be long */
     ring_link_kick(c->ring);
     if (e != ERR_OK && e != ERR_BUSY)
         client_fail_later(c, "the ring is damaged");

@@ -137,8 +137,10 @@ static void keep_again(struct mbox_core *c, struct found *items, size_t len)
         qsort(items, n, sizeof(items[0]), by_keeping);
     for (i = 0; i < n; i++) {
         struct box *b = items[i].copy->box;
+        uint64_t until_ns = ns_of(c, items[i].kept_ms), latest = c->now_ns + c->limits.max_keep_ns;
 
-        copy_keep_again(items[i].copy, ns_of(c, items[i].kept_ms));
+        /* The clock may have gone back, and the limit have become smaller. */
+        copy_keep_again(items[i].copy, until_ns < latest ? until_ns : latest);
         box_rest(b);
     }
 }

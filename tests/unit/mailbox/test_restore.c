@@ -420,6 +420,26 @@ static void what_was_kept_is_done_when_its_time_ends_over_a_restart(void **state
     fixture_free(f);
 }
 
+static void a_clock_that_went_back_keeps_nothing_for_longer_than_allowed(void **state)
+{
+    const struct mbox_limits limits = fixture_limits();
+    struct fixture *f = new_durable();
+
+    (void)state;
+    send_to(f, "a", "1");
+    keep(f, 1, 30000);
+    durably(f);
+    durable_undo(durable_of(f->store), true);
+    mbox_free(f->core);
+    f->core = mbox_new(&limits, f->store, 4711);
+    assert_int_equal(mbox_restore(f->core, f->now, f->now / MS - 900 * 1000), ERR_OK);
+    assert_int_equal(totals(f).kept, 1);
+    tick(f, limits.max_keep_ns);
+    assert_int_equal(totals(f).kept, 0);
+    assert_int_equal(totals(f).delivered, 1);
+    fixture_free(f);
+}
+
 static void a_crash_before_the_commit_gives_what_was_written_once_more(void **state)
 {
     struct fixture *f = new_durable();
@@ -506,6 +526,7 @@ int main(void)
         cmocka_unit_test(a_stream_that_breaks_again_before_it_was_read_loses_nothing),
         cmocka_unit_test(what_was_kept_is_kept_over_a_restart_as_it_was_handed_out),
         cmocka_unit_test(what_was_kept_is_done_when_its_time_ends_over_a_restart),
+        cmocka_unit_test(a_clock_that_went_back_keeps_nothing_for_longer_than_allowed),
         cmocka_unit_test(a_crash_before_the_commit_gives_what_was_written_once_more),
         cmocka_unit_test(copies_of_a_broadcast_are_kept_each_for_itself),
         cmocka_unit_test(kept_messages_are_done_in_time_and_bounded),
