@@ -82,9 +82,9 @@ def kill_rounds(fleet, rounds, count, seed):
         sender.start()
         wait_until("the sender got there", 60, lambda: sender.tried > at or not sender.is_alive(), interval=0.0005)
         fleet.mailbox.kill9()
-        sender.client.socket.close()
         sender.join(secs(30))
         assert not sender.is_alive() and sender.error is None, sender.error
+        sender.client.close()
         assert sender.acked and sender.acked[0] == first
         fleet.mailbox.restart(60)
         with MailboxClient(fleet, events=False) as client:

@@ -7,6 +7,7 @@ linked. What the tests say to the mailbox they could say from any language.
         c.send("w", "a", {"n": 1})
         c.receive("w", "a", lease_ms=1000)
 """
+import contextlib
 import functools
 import itertools
 import json
@@ -81,6 +82,8 @@ class MailboxClient:
         self.polls = itertools.count(1)
         self.delivered = {}  # poll -> ReceiveReply
         self.changed = threading.Condition()
+        self.sending = threading.Lock()  # nng aborts when a socket is closed while another thread sends
+        self.closed = False
         hello = message("Hello")(proto_min=1, proto_max=1, name=name, key=key, session=secrets.randbits(63) + 1)
         self.epoch = 0
         (answer,), head = self._exchange([message("Call")(id=next(self.ids), method=HELLO, body=hello.SerializeToString())])
@@ -96,7 +99,9 @@ class MailboxClient:
         self.thread.start()
 
     def close(self):
-        self.socket.close()
+        with self.sending:
+            self.closed = True
+            self.socket.close()
         if self.thread:
             self.thread.join(secs(10))
 
@@ -117,7 +122,10 @@ class MailboxClient:
             self.seq = 0
         wire = context or self.socket
         try:
-            wire.send(frame.SerializeToString())
+            with self.sending if context else contextlib.nullcontext():
+                if self.closed:
+                    raise Lost("closed")
+                wire.send(frame.SerializeToString())
             answer = message("Frame").FromString(wire.recv())
         except pynng.NNGException as e:
             raise Lost(str(e)) from None
@@ -128,7 +136,11 @@ class MailboxClient:
     def _listen(self):
         acked = 0
         try:
-            with self.socket.new_context() as context:
+            with self.sending:
+                if self.closed:
+                    return
+                context = self.socket.new_context()
+            with context:
                 while True:
                     body = message("Next")(acked=acked).SerializeToString()
                     calls, _ = self._exchange([message("Call")(method=NEXT, body=body)], context)
