@@ -50,10 +50,12 @@ static enum err payloads_claim(const struct call *c, const Slipstream__V1__SendR
     if (p->unpacked_turn != c->s->turns)
         p->unpacked = 0;
     p->unpacked_turn = c->s->turns;
+    if (total > 0 && p->unpacked + total > UNPACKED_TURN_MAX)
+        return ERR_BUSY;
     p->unpacked += total;
     buf_clear(&c->s->unpacked);
-    buf_reserve(&c->s->unpacked, total + 1); /* so that it does not move any more */
-    return p->unpacked > UNPACKED_TURN_MAX ? ERR_BUSY : ERR_OK;
+    buf_reserve(&c->s->unpacked, total); /* so that it does not move any more */
+    return ERR_OK;
 }
 
 /* ERR_PACKED, ERR_JSON. A compressed payload that is too large goes on as a length and nothing

@@ -180,9 +180,12 @@ def test_bombs_are_bounded_in_one_call_and_in_one_turn(tcp):
     with pytest.raises(Refused) as e:
         tcp.call("Send", workflow_id="bombs", messages=[m] * 5)  # unpacked they would fill more than a frame
     assert e.value.name == "TOO_LARGE"
-    answers = tcp.calls([("Send", send(workflow_id="bombs", messages=[m] * 4))] * 100)  # 400 MiB in one frame
+    raw = message("Message")(source_agent="me", target_agent="bombs", message_type="t", payload=b"1")
+    answers = tcp.calls([("Send", send(workflow_id="bombs", messages=[m] * 4))] * 100 +  # 400 MiB in one frame
+                        [("Send", send(workflow_id="bombs", messages=[raw]))])  # and one with nothing to unpack
     names = [errors()[status] for status, _ in answers]
-    assert names[:16] == ["OK"] * 16 and set(names[17:]) == {"BUSY"}
+    assert names[:16] == ["OK"] * 16 and set(names[17:100]) == {"BUSY"}
+    assert names[100] == "OK"
     assert tcp.put(b"1", False, workflow="others").results[0].status == 0
     tcp.call("CloseWorkflow", workflow_id="bombs", purge=True)
 
