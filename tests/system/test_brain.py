@@ -256,11 +256,14 @@ def test_siblings_of_a_dead_engine_find_one_new_home(channel, policy):
             jobs = {(n, s): pool.submit(f.say, n, f"{n}{TEXT} and {s}", f"agent-{s}") for n in names for s in range(4)}
             answers = {k: j.result() for k, j in jobs.items()}
         assert {a.status for a in answers.values()} == {200}
+        found = f.homes()
         for n in names:
-            where = {answers[n, s].header("x-slipstream-engine") for s in range(4)}
-            assert len(where) == 1, (n, where)
-            assert where == {f.homes()[n]}
-            assert n in lost or where == {stayed[n]}
+            # An engine that takes in the homeless may have too much for a moment: what it gives away says so.
+            where = {answers[n, s].header("x-slipstream-engine") for s in range(4)
+                     if receipt(answers[n, s])["reason"] != "overload"}
+            assert where <= {found[n]}, (n, where, found)
+            assert found[n] != victim.id and (n in lost or found[n] == stayed[n])
+        assert sum(receipt(a)["reason"] == "overload" for a in answers.values()) < len(answers) / 2
         assert all("rehomed" in {receipt(answers[n, s])["reason"] for s in range(4)} for n in lost)
         f.check_books()
 
