@@ -112,14 +112,13 @@ const char *mail_acked_param(enum err e)
 static void acked_show(struct gw_request *r, const Slipstream__V1__Ack *a,
                        const Slipstream__V1__AckResult *result)
 {
+    enum err e = err_from_wire(result->status);
     struct buf *b = &r->out;
 
     buf_adds(b, "{\"message_id\":");
     buf_add_json(b, a->message_id, strlen(a->message_id));
     if (result->status != ERR_OK) {
         buf_adds(b, ",\"error\":");
-        enum err e = err_from_wire(result->status);
-
         respond_error_body(b, DIALECT_PROBLEM, e, mail_acked_param(e), NULL, r->id);
     } else if (result->lease_expires_ms != 0) {
         buf_adds(b, ",\"lease_expires_at\":");

@@ -6,7 +6,6 @@
 #include "proto/scheduler.pb-c.h"
 
 #include "common/id.h"
-#include "proto/send_packed.h"
 #include "gateway/api_mailbox.h"
 #include "gateway/ask.h"
 #include "gateway/finish.h"
@@ -14,6 +13,7 @@
 #include "gateway/methods.h"
 #include "gateway/routes.h"
 #include "gateway/worker.h"
+#include "proto/send_packed.h"
 
 /* POST /v1/workflows/{id}/messages */
 
